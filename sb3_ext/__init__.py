@@ -1,0 +1,61 @@
+"""Plugins for Stable-Baselines3: `from sb3_ext import LFIWSAC`.
+
+Names are found on first use (PEP 562), so that importing this package imports no torch. A plugin's
+name comes from the registry; the names of the framework itself stand below.
+"""
+
+import difflib
+import importlib
+import importlib.util
+from typing import Any
+
+__version__ = "0.1.0"
+
+_FRAMEWORK = {
+    "Clock": "sb3_ext.updates",
+    "Draw": "sb3_ext.updates",
+    "Step": "sb3_ext.updates",
+    "Window": "sb3_ext.replay.window",
+    "Drawn": "sb3_ext.replay.sampler",
+    "Sampler": "sb3_ext.replay.sampler",
+    "Weighting": "sb3_ext.weighting",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Python and its tools ask modules for many private names; none of them is a plugin.
+    if name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _FRAMEWORK:
+        return getattr(importlib.import_module(_FRAMEWORK[name]), name)
+    # `from sb3_ext import td` asks here first: a submodule must not set off a search for plugins.
+    submodule = f"{__name__}.{name}"
+    if importlib.util.find_spec(submodule) is not None:
+        return importlib.import_module(submodule)
+
+    from sb3_ext import registry
+
+    if name in _claimed():
+        return registry.load(name)  # or its own words on why that plugin cannot be used
+    if not registry.is_installed():
+        # No AttributeError: `from sb3_ext import LFIWSAC` would swallow the remedy.
+        raise ImportError(f"cannot import {name!r}: {registry.NOT_INSTALLED}")
+    public = {known.lower(): known for known in __dir__() if not known.startswith("_")}
+    near = difflib.get_close_matches(name.lower(), public, n=1)
+    hint = f"did you mean {public[near[0]]!r}?" if near else "`sb3-ext list` shows the plugins"
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; {hint}")
+
+
+def __dir__() -> list[str]:
+    # Only names that survive a getattr: tools walk over dir().
+    return sorted({*globals(), *_FRAMEWORK, *_claimed("ok")} - {"Any", "difflib", "importlib"})
+
+
+def _claimed(*statuses: str) -> set[str]:
+    from sb3_ext import registry
+
+    return {
+        row.spec.public_name
+        for row in registry.plugins()
+        if row.spec and not row.disabled and (not statuses or row.status in statuses)
+    }

@@ -1,0 +1,128 @@
+"""The command `sb3-ext`, also `python -m sb3_ext`."""
+
+import argparse
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sb3_ext import __version__, registry
+from sb3_ext.registry import Plugin, PluginError
+from sb3_ext.spec import Atom, Choice
+
+HOSTS = ("stable_baselines3", "sb3_contrib")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, or 2 for a mistake in what was asked."""
+    parser = argparse.ArgumentParser(prog="sb3-ext", description="Plugins for Stable-Baselines3.")
+    parser.add_argument("--version", action="version", version=f"sb3-ext {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("list", help="show the installed plugins").set_defaults(run=_list)
+    info = commands.add_parser("info", help="show one plugin with its arguments")
+    info.add_argument("name", help="LFIWSAC or lfiw_sac")
+    info.set_defaults(run=_info)
+    arguments = parser.parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    try:
+        return run(arguments)
+    except PluginError as error:
+        print(f"sb3-ext: {error}", file=sys.stderr)
+        return 2
+
+
+def _list(_: argparse.Namespace) -> int:
+    header = ("name", "import as", "kind", "status", "from", "summary")
+    rows = [_cells(row) for row in registry.plugins()]
+    if sys.stdout.isatty():
+        _print_table(header, rows)
+        return 0
+    # Pipes and files get every word on one line a plugin, whatever a terminal's width would be.
+    widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
+    for line in (header, *rows):
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        )
+    return 0
+
+
+def _cells(row: Plugin) -> tuple[str, ...]:
+    if row.spec is None:
+        told = str(row.cause or "").partition("\n")[0]
+        return (row.entry, "-", "-", row.status, row.source, told or "-")
+    told = row.spec.summary if row.cause is None else str(row.cause)
+    return (row.spec.name, row.spec.public_name, row.spec.kind, row.status, row.source, told)
+
+
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold")
+    for name in header:
+        # Names are for copying: let the summary give way instead.
+        table.add_column(name, no_wrap=name != "summary", overflow="fold")
+    for row in rows:
+        style = {"ok": "", "disabled": "dim"}.get(row[3], "yellow")
+        if row[3] in ("broken", "clash"):
+            style = "red"
+        table.add_row(
+            *(Text(cell) for cell in row), style=style
+        )  # Text: no markup in others' words
+    Console().print(table)
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    row, spec = registry.find(arguments.name)
+    module, _, name = spec.target.partition(":")
+    public = f"from sb3_ext import {name}"
+    lines = [
+        f"{name} ({spec.name}), {spec.kind}",
+        spec.summary,
+        "",
+        f"import        {public}",
+        f"target        {module}.{name}",
+        f"distribution  {row.source}",
+        f"status        {row.status}",
+    ]
+    if spec.paper:
+        lines.append(f"paper         {spec.paper.authors} ({spec.paper.year}). {spec.paper.title}.")
+        lines.append(f"              {spec.paper.url}")
+    lines.append(f"actions       {', '.join(spec.action_spaces) or 'any'}")
+    lines.append(f"observations  {', '.join(spec.observation_spaces) or 'any'}")
+    if spec.search_space:
+        lines += ["", "search space"]
+        lines += [f"  {key}: {_range(atom)}" for key, atom in spec.search_space.items()]
+    print("\n".join(lines))
+    if row.missing and spec.install_hint:
+        print(f"\nto use it: {spec.install_hint}")
+        return 0
+    parameters = own_parameters(registry.load(arguments.name))
+    print(
+        "\narguments beyond those of the base class" if parameters else "\nno arguments of its own"
+    )
+    for parameter in parameters:
+        default = "required" if parameter.default is parameter.empty else repr(parameter.default)
+        print(f"  {parameter.name} = {default}")
+    return 0
+
+
+def _range(atom: Atom) -> str:
+    if isinstance(atom, Choice):
+        return "one of " + ", ".join(map(repr, atom.options))
+    scale = ", log scale" if atom.log else ""
+    step = f", step {atom.step}" if atom.step not in (None, 1) else ""
+    return f"{atom.low} to {atom.high}{scale}{step}"
+
+
+def own_parameters(target: Any) -> list[inspect.Parameter]:
+    """The named parameters that `target` adds to those of the Stable-Baselines3 class under it."""
+    host: set[str] = set()
+    for base in inspect.getmro(target)[1:] if inspect.isclass(target) else ():
+        if base.__module__.partition(".")[0] in HOSTS:
+            host = set(inspect.signature(base).parameters)
+            break
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(target).parameters.values()
+    return [one for one in parameters if one.name not in host and one.kind not in variadic]

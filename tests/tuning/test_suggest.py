@@ -1,0 +1,80 @@
+import optuna
+import pytest
+
+from sb3_ext import registry, tuning
+from sb3_ext.spec import Choice, Float, Int, PluginSpec
+
+
+class Toy:
+    """Stands in for an algorithm, so that this test needs no torch."""
+
+
+SPEC = PluginSpec(
+    kind="algorithm",
+    name="toy",
+    summary="A toy.",
+    target=f"{__name__}:Toy",
+    search_space={
+        "temperature": Float(1.0, 20.0, log=True),
+        "clip": Float(0.0, 1.0, step=0.25),
+        "updates": Int(2, 8, step=2),
+        "divergence": Choice(("js", None)),
+    },
+)
+
+
+@pytest.fixture(autouse=True)
+def toy():
+    registry.register(SPEC)
+    yield
+    registry.unregister(SPEC)
+
+
+def test_a_trial_fills_the_whole_declared_space():
+    wanted = {"temperature": 5.0, "clip": 0.5, "updates": 4, "divergence": None}
+    assert tuning.suggest(optuna.trial.FixedTrial(wanted), "toy") == wanted
+
+
+def test_the_class_and_both_of_its_names_declare_the_same_space():
+    wanted = {"temperature": 5.0, "clip": 0.5, "updates": 4, "divergence": "js"}
+    for algorithm in (Toy, "toy", "Toy"):
+        assert tuning.suggest(optuna.trial.FixedTrial(wanted), algorithm) == wanted
+
+
+def test_optuna_learns_the_bounds_the_scale_and_the_step():
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    trial = study.ask()
+    drawn = tuning.suggest(trial, "toy")
+    assert trial.params == drawn
+    assert trial.distributions == {
+        "temperature": optuna.distributions.FloatDistribution(1.0, 20.0, log=True),
+        "clip": optuna.distributions.FloatDistribution(0.0, 1.0, step=0.25),
+        "updates": optuna.distributions.IntDistribution(2, 8, step=2),
+        "divergence": optuna.distributions.CategoricalDistribution(("js", None)),
+    }
+
+
+def test_only_leaves_the_other_hyperparameters_at_their_defaults():
+    drawn = tuning.suggest(optuna.trial.FixedTrial({"updates": 2}), "toy", only=["updates"])
+    assert drawn == {"updates": 2}
+
+
+def test_an_unknown_name_in_only_is_answered_with_the_near_miss():
+    with pytest.raises(ValueError, match=r"Toy, got 'temprature'; did you mean 'temperature'\?"):
+        tuning.suggest(optuna.trial.FixedTrial({}), "toy", only=["temprature"])
+
+
+def test_a_bare_string_for_only_is_not_read_letter_by_letter():
+    with pytest.raises(ValueError, match=r"got the str 'clip'; try \['clip'\]"):
+        tuning.suggest(optuna.trial.FixedTrial({}), "toy", only="clip")
+
+
+def test_a_class_without_a_spec_is_refused_in_words():
+    with pytest.raises(ValueError, match=r"declares a search space, got <class 'dict'>"):
+        tuning.suggest(optuna.trial.FixedTrial({}), dict)
+
+
+def test_every_declared_algorithm_of_ours_can_be_drawn():
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for name in ("sac", "td3", "ddpg", "lfiw_sac", "lfiw_td3"):
+        assert tuning.suggest(study.ask(), name)
