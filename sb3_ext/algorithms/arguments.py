@@ -1,0 +1,54 @@
+"""The constructor arguments that our bases pass on to SB3, for editors and type checkers."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.type_aliases import Schedule
+
+
+class OffPolicyArguments(TypedDict, total=False):
+    """What every off-policy algorithm of SB3 takes; see SB3's documentation."""
+
+    learning_rate: float | Schedule
+    buffer_size: int
+    learning_starts: int
+    batch_size: int
+    tau: float
+    gamma: float
+    train_freq: int | tuple[int, str]
+    gradient_steps: int
+    action_noise: ActionNoise | None
+    replay_buffer_class: type[ReplayBuffer] | None
+    replay_buffer_kwargs: dict[str, Any] | None
+    optimize_memory_usage: bool
+    n_steps: int
+    stats_window_size: int
+    tensorboard_log: str | None
+    policy_kwargs: dict[str, Any] | None
+    verbose: int
+    seed: int | None
+    device: th.device | str
+    _init_setup_model: bool
+
+
+class SACArguments(OffPolicyArguments, total=False):
+    """What SB3's SAC takes."""
+
+    ent_coef: str | float
+    target_update_interval: int
+    target_entropy: str | float
+    use_sde: bool
+    sde_sample_freq: int
+    use_sde_at_warmup: bool
+
+
+class TD3Arguments(OffPolicyArguments, total=False):
+    """What SB3's TD3 takes."""
+
+    policy_delay: int
+    target_policy_noise: float
+    target_noise_clip: float

@@ -1,0 +1,180 @@
+"""Which saved zip may become which model, decided before SB3 unpickles anything."""
+
+from __future__ import annotations
+
+import difflib
+import inspect as signatures
+import io
+import json
+import pathlib
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from stable_baselines3.common.save_util import open_path
+
+from sb3_ext.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from sb3_ext.algorithms.composable import Composable
+
+# An attribute that only this algorithm saves, most telling first: SB3's zips do not name
+# their class.
+_MARKS = (
+    ("TQC", ("top_quantiles_to_drop_per_net",)),
+    ("CrossQ", ("target_entropy", "policy_delay")),
+    ("SAC", ("target_entropy",)),
+    ("TD3", ("policy_delay",)),
+    ("QR-DQN or DQN", ("exploration_fraction",)),
+    ("TRPO", ("cg_max_steps",)),
+    ("PPO", ("clip_range",)),
+    ("ARS", ("delta_std",)),
+    ("A2C", ("ent_coef", "vf_coef")),
+)
+
+# None while nothing special is loaded; else whether the zip's weighting state may be used.
+_adapting: ContextVar[bool | None] = ContextVar("sb3_ext_adapting", default=None)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a zip tells without unpickling anything in it.
+
+    :param family: SB3 algorithm that it belongs to, or None if it cannot be told
+    :param saved_by: name of our class that saved it, or None for a stock SB3 zip
+    :param weighting: name of the registered weighting that it was saved with, if any
+    :param attributes: names of the saved attributes
+    :param parameters: names of the saved state dicts
+    """
+
+    family: str | None
+    saved_by: str | None
+    weighting: str | None
+    attributes: frozenset[str]
+    parameters: frozenset[str]
+
+
+def inspect(path: str | pathlib.Path | io.BufferedIOBase) -> Summary:
+    """Read a zip's table of contents and check that it is whole.
+
+    :param path: as for SB3's ``load``; ``.zip`` is appended if needed
+    :raises FileNotFoundError: if there is no such file
+    :raises CheckpointError: if it is not a zip of SB3's, cut short or damaged
+    """
+    file = open_path(path, "r", suffix="zip")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
+            if damaged is not None:
+                raise CheckpointError(f"{path} is damaged: part {damaged!r} fails its checksum")
+            names = archive.namelist()
+            if "data" not in names:
+                raise CheckpointError(
+                    f"{path} has no part 'data' (only {names[:3]}): it is not a saved model, or one "
+                    "that was cut short; load another checkpoint"
+                )
+            data = json.loads(archive.read("data"))
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is not a whole saved model ({error}); it may be cut short or damaged: load an "
+            "earlier checkpoint"
+        ) from error
+    finally:
+        if isinstance(path, (str, pathlib.Path)):
+            file.close()
+        else:
+            file.seek(0)
+    return Summary(
+        family=next((f for f, marks in _MARKS if all(mark in data for mark in marks)), None),
+        saved_by=data.get("saved_by"),
+        weighting=(data.get("weighting") or {}).get("name"),
+        attributes=frozenset(data),
+        parameters=frozenset(n.removesuffix(".pth") for n in names if n.endswith(".pth")),
+    )
+
+
+def require_compatible(cls: type[Composable], summary: Summary, path: str) -> None:
+    """Refuse a zip that another class saved.
+
+    Accepted are the class's own zips, those of its bases, and stock SB3's of the same family: the
+    last two warm-start it.
+
+    :raises CheckpointError: otherwise, naming the class that would load it
+    """
+    ancestors = {base.__name__ for base in cls.__mro__}
+    if summary.saved_by is not None:
+        if summary.saved_by in ancestors:
+            return
+        raise CheckpointError(
+            f"{path} was saved by {summary.saved_by}, not by {cls.__name__}: load it with "
+            f"{summary.saved_by}.load"
+        )
+    # SB3's DDPG is a TD3 with one critic and saves the same attributes.
+    family = "TD3" if cls.family == "DDPG" else cls.family
+    if summary.family != family:
+        found = f"stable_baselines3's {summary.family}" if summary.family else "an unknown class"
+        raise CheckpointError(
+            f"{path} was saved by {found}, and {cls.__name__} continues only models of "
+            f"{cls.family}: load it with the class that saved it"
+        )
+
+
+def constructor_arguments(cls: type) -> set[str]:
+    """Names of all arguments that the constructors of a class and its bases take."""
+    names: set[str] = set()
+    for base in cls.__mro__:
+        if "__init__" in vars(base) and base is not object:
+            names |= set(signatures.signature(base.__init__).parameters)  # type: ignore[misc]
+    return names - {"self", "args", "kwargs"}
+
+
+def require_known_overrides(
+    cls: type[Composable], summary: Summary, overrides: dict[str, Any]
+) -> None:
+    """Refuse a misspelt override, which SB3 would store and never read.
+
+    :raises TypeError: with the near miss
+    """
+    known = constructor_arguments(cls) | summary.attributes
+    for name in overrides:
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"{cls.__name__}.load got an unknown argument {name!r}{hint}")
+
+
+@contextmanager
+def adapting(cls: type[Composable], summary: Summary, overrides: dict[str, Any]) -> Iterator[None]:
+    """While a zip is loaded that may lack, or have too many, of the weighting's parameters.
+
+    That is a warm start, from a stock zip or a base's, or an explicit new ``weighting=``. In all
+    other loads a missing ratio network is an error.
+    """
+    state = None
+    if "weighting" in overrides:
+        new = overrides["weighting"]
+        state = isinstance(new, dict) and new.get("name") == summary.weighting
+    elif summary.saved_by != cls.__name__:
+        state = True
+    token = _adapting.set(state)
+    try:
+        yield
+    finally:
+        _adapting.reset(token)
+
+
+def is_adapting(model: Composable) -> bool:
+    """Whether ``model`` is being loaded from a zip with other parameters than its own."""
+    return _adapting.get() is not None
+
+
+def adapt_parameters(model: Composable, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Let the weighting start fresh where the zip has no state for it, and drop what is unused."""
+    adapted = {name: state for name, state in parameters.items() if name != "weigher"}
+    if model.weigher is not None:
+        fresh = model.weigher.state_dict()
+        adapted["weigher"] = parameters.get("weigher", fresh) if _adapting.get() else fresh
+    return adapted

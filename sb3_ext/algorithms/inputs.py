@@ -1,0 +1,105 @@
+"""Checks of what users and environments hand in, each answered with one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.type_aliases import GymEnv
+
+from sb3_ext import registry
+from sb3_ext.errors import NonFiniteError
+from sb3_ext.spec import Kind
+
+_DOORS: dict[Kind, str] = {"sampler": "replay", "weighting": "weighting"}
+
+
+def check_env(env: GymEnv | str | None, algorithm: str, verbose: int = 0) -> GymEnv | None:
+    """Make the environment if it is named, and refuse action spaces that are not Box.
+
+    :param env: an environment, its id, or None (loading a model to predict only)
+    :param algorithm: who asks, for the error
+    :raises ValueError: if the action space is not a Box
+    """
+    if env is None:
+        return None
+    made: Any = maybe_make_env(env, verbose)
+    if not isinstance(made.action_space, spaces.Box):
+        raise ValueError(
+            f"{algorithm} supports Box action spaces, got {made.action_space}; for discrete "
+            "actions use an algorithm such as stable_baselines3.DQN"
+        )
+    return made  # type: ignore[no-any-return]
+
+
+def resolve_config(kind: Kind, value: Any) -> Any:
+    """Turn what ``replay=`` or ``weighting=`` was given into a config object.
+
+    :param kind: ``"sampler"`` or ``"weighting"``
+    :param value: a config, a registered name, ``{"name": ..., **options}``, or None
+    :raises UnknownPluginError: if no plugin of that name is installed
+    :raises TypeError: if it is none of these
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        value = {"name": value}
+    if isinstance(value, Mapping):
+        options = dict(value)
+        name = options.pop("name", None)
+        if not isinstance(name, str):
+            raise TypeError(
+                f"{_DOORS[kind]}= as a mapping must have a 'name', got the keys {sorted(value)}"
+            )
+        return registry.load(name, kind=kind)(**options)
+    if isinstance(value, type) or not callable(getattr(value, "build", None)):
+        raise TypeError(
+            f"{_DOORS[kind]}= takes a config object (with a build method), a registered name, or "
+            f"a mapping with a 'name', got {value!r}"
+        )
+    return value
+
+
+def check_transition(
+    observation: Any,
+    reward: np.ndarray | None,
+    timestep: int,
+    infos: list[dict[str, Any]] | None = None,
+) -> None:
+    """Stop before NaN or infinity reaches the replay buffer, where it would ruin every network.
+
+    :param observation: ``[n_envs, ...]``, or a dict of such
+    :param reward: ``[n_envs]``, or None after a reset
+    :param timestep: environment steps so far, for the error
+    :param infos: one dict an environment; their terminal observations are checked too
+    :raises NonFiniteError: if any value is not finite
+    """
+    if reward is not None:
+        _require_finite("reward", reward, timestep)
+    _check_observation("observation", observation, timestep)
+    for env, info in enumerate(infos or ()):
+        if "terminal_observation" in info:
+            _check_observation("terminal observation", info["terminal_observation"], timestep, env)
+
+
+def _check_observation(what: str, observation: Any, timestep: int, env: int | None = None) -> None:
+    parts = observation if isinstance(observation, dict) else {"": observation}
+    for key, values in parts.items():
+        _require_finite(f"{what} {key!r}" if key else what, np.asarray(values), timestep, env)
+
+
+def _require_finite(what: str, values: np.ndarray, timestep: int, env: int | None = None) -> None:
+    if values.dtype.kind != "f" or np.isfinite(values).all():
+        return
+    place = np.argwhere(~np.isfinite(values))[0]
+    bad = values[tuple(place)]
+    env = int(place[0]) if env is None else env
+    raise NonFiniteError(
+        f"the environment returned a non-finite {what} ({bad}) at step {timestep} in environment "
+        f"{env}; this transition was not stored, and the model, its replay buffer and all files "
+        "saved so far are as they were: save the model if you want it, and find the cause with "
+        "stable_baselines3.common.vec_env.VecCheckNan"
+    )

@@ -1,0 +1,114 @@
+"""Soft actor-critic (Haarnoja et al. 2018), one gradient step as one method."""
+
+from __future__ import annotations
+
+from typing import Any, Unpack
+
+import stable_baselines3 as sb3
+import torch as th
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.utils import polyak_update
+from torch import Tensor
+
+from sb3_ext.algorithms.arguments import SACArguments
+from sb3_ext.algorithms.composable import Composable
+from sb3_ext.replay.sampler import SamplerConfig
+from sb3_ext.td import minimum_over_critics, td_errors, td_target, weighted_squared_error
+from sb3_ext.updates import Batch, Step
+from sb3_ext.weighting import WeightingConfig
+
+
+class SAC(Composable, sb3.SAC):
+    """SB3's SAC with doors for replay and weighting; without them equal to it to the bit.
+
+    ``target_update_interval`` counts gradient steps within one call of ``train``, as in SB3: with
+    ``gradient_steps=1`` the target moves at every step whatever the interval.
+
+    :param policy: as in SB3
+    :param env: as in SB3
+    :param replay: see :class:`~sb3_ext.algorithms.composable.Composable`
+    :param weighting: likewise
+    :param engine: likewise
+    :param kwargs: ``stable_baselines3.SAC``'s arguments
+    """
+
+    family = "SAC"
+
+    def __init__(
+        self,
+        policy: Any,
+        env: GymEnv | str | None,
+        *args: Any,
+        replay: SamplerConfig | dict[str, Any] | str | None = None,
+        weighting: WeightingConfig | dict[str, Any] | str | None = None,
+        engine: str = "reference",
+        **kwargs: Unpack[SACArguments],
+    ) -> None:
+        super().__init__(
+            policy, env, *args, replay=replay, weighting=weighting, engine=engine, **kwargs
+        )
+
+    def optimizers(self) -> list[th.optim.Optimizer]:
+        """Actor's, critic's and, if the entropy coefficient is learned, its own."""
+        learned = [] if self.ent_coef_optimizer is None else [self.ent_coef_optimizer]
+        return [self.actor.optimizer, self.critic.optimizer, *learned]
+
+    def entropy_coefficient(self) -> Tensor:
+        """alpha, the reward's price of one nat of entropy; without gradient."""
+        if self.log_ent_coef is None:
+            return self.ent_coef_tensor
+        return self.log_ent_coef.detach().exp()
+
+    def bellman_target(self, batch: Batch) -> Tensor:
+        """``r + (1 - done) * gamma * (min_k Q_k(s', a') - alpha * log pi(a'|s'))``, ``[B, 1]``."""
+        with th.no_grad():
+            actions, log_prob = self.actor.action_log_prob(batch.next_observations)
+            q_next = minimum_over_critics(self.critic_target(batch.next_observations, actions))
+            soft_value = q_next - self.entropy_coefficient() * log_prob.reshape(-1, 1)
+            discounts = self.gamma if batch.discounts is None else batch.discounts
+            return td_target(batch.rewards, batch.dones, discounts, soft_value)
+
+    def gradient_step(self, batch: Batch, weights: Tensor) -> Step:
+        """Entropy coefficient, critics, actor, targets.
+
+        The order of random draws is SB3's (actions for ``s`` before those for ``s'``), and alpha
+        is the one from before its own update throughout.
+        """
+        if self.use_sde:
+            self.actor.reset_noise()
+        actions, log_prob = self.actor.action_log_prob(batch.observations)
+        log_prob = log_prob.reshape(-1, 1)
+        alpha = self.entropy_coefficient()
+        target = self.bellman_target(batch)
+        metrics = {"ent_coef": alpha}
+
+        if self.ent_coef_optimizer is not None and self.log_ent_coef is not None:
+            surplus = (log_prob + float(self.target_entropy)).detach()
+            ent_coef_loss = -(self.log_ent_coef * surplus).mean()
+            self.ent_coef_optimizer.zero_grad()
+            ent_coef_loss.backward()
+            self.ent_coef_optimizer.step()
+            metrics["ent_coef_loss"] = ent_coef_loss
+
+        errors = td_errors(self.critic(batch.observations, batch.actions), target)
+        critic_loss = 0.5 * weighted_squared_error(errors, weights)
+        self.critic.optimizer.zero_grad()
+        critic_loss.backward()
+        self.critic.optimizer.step()
+
+        q_pi = minimum_over_critics(self.critic(batch.observations, actions))
+        actor_loss = (alpha * log_prob - q_pi).mean()
+        self.actor.optimizer.zero_grad()
+        # Only the actor's gradients: SB3 computes the critic's too, and throws them away.
+        actor_loss.backward(inputs=[p for p in self.actor.parameters() if p.requires_grad])
+        self.actor.optimizer.step()
+
+        if self.clock.update % self.target_update_interval == 0:
+            polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
+            polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
+
+        metrics |= {"actor_loss": actor_loss, "critic_loss": critic_loss}
+        return Step(
+            errors.detach().squeeze(-1).T,
+            {name: m.detach().squeeze() for name, m in metrics.items()},
+        )

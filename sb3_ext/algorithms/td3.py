@@ -1,0 +1,110 @@
+"""TD3 (Fujimoto et al. 2018) and DDPG (Lillicrap et al. 2016), one gradient step as one method."""
+
+from __future__ import annotations
+
+from typing import Any, Unpack, cast
+
+import stable_baselines3 as sb3
+import torch as th
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.utils import polyak_update
+from torch import Tensor
+
+from sb3_ext.algorithms.arguments import OffPolicyArguments, TD3Arguments
+from sb3_ext.algorithms.composable import Composable
+from sb3_ext.replay.sampler import SamplerConfig
+from sb3_ext.td import minimum_over_critics, td_errors, td_target, weighted_squared_error
+from sb3_ext.updates import Batch, Step
+from sb3_ext.weighting import WeightingConfig
+
+
+class TD3(Composable, sb3.TD3):
+    """SB3's TD3 with doors for replay and weighting; without them equal to it to the bit.
+
+    :param policy: as in SB3
+    :param env: as in SB3
+    :param replay: see :class:`~sb3_ext.algorithms.composable.Composable`
+    :param weighting: likewise
+    :param engine: likewise
+    :param kwargs: ``stable_baselines3.TD3``'s arguments
+    """
+
+    family = "TD3"
+
+    def __init__(
+        self,
+        policy: Any,
+        env: GymEnv | str | None,
+        *args: Any,
+        replay: SamplerConfig | dict[str, Any] | str | None = None,
+        weighting: WeightingConfig | dict[str, Any] | str | None = None,
+        engine: str = "reference",
+        **kwargs: Unpack[TD3Arguments],
+    ) -> None:
+        super().__init__(
+            policy, env, *args, replay=replay, weighting=weighting, engine=engine, **kwargs
+        )
+
+    def optimizers(self) -> list[th.optim.Optimizer]:
+        """Actor's and critic's."""
+        return [self.actor.optimizer, self.critic.optimizer]
+
+    def bellman_target(self, batch: Batch) -> Tensor:
+        """``r + (1 - done) * gamma * min_k Q_k(s', a' + clipped noise)``, ``[B, 1]``."""
+        with th.no_grad():
+            noise = th.empty_like(batch.actions).normal_(0, self.target_policy_noise)
+            noise = noise.clamp(-self.target_noise_clip, self.target_noise_clip)
+            actions = (self.actor_target(batch.next_observations) + noise).clamp(-1, 1)
+            q_next = minimum_over_critics(self.critic_target(batch.next_observations, actions))
+            discounts = self.gamma if batch.discounts is None else batch.discounts
+            return td_target(batch.rewards, batch.dones, discounts, q_next)
+
+    def gradient_step(self, batch: Batch, weights: Tensor) -> Step:
+        """Critics; then, at every ``policy_delay``-th step, actor and targets."""
+        target = self.bellman_target(batch)
+        errors = td_errors(self.critic(batch.observations, batch.actions), target)
+        critic_loss = weighted_squared_error(errors, weights)
+        self.critic.optimizer.zero_grad()
+        critic_loss.backward()
+        self.critic.optimizer.step()
+        metrics = {"critic_loss": critic_loss.detach()}
+
+        if self._n_updates % self.policy_delay == 0:
+            actions = self.actor(batch.observations)
+            # SB3 types observations as a tensor here, and hands dicts through as well.
+            actor_loss = -self.critic.q1_forward(cast(Tensor, batch.observations), actions).mean()
+            self.actor.optimizer.zero_grad()
+            # Only the actor's gradients: SB3 computes the critic's too, and throws them away.
+            actor_loss.backward(inputs=[p for p in self.actor.parameters() if p.requires_grad])
+            self.actor.optimizer.step()
+            metrics["actor_loss"] = actor_loss.detach()
+
+            polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
+            polyak_update(self.actor.parameters(), self.actor_target.parameters(), self.tau)
+            polyak_update(self.critic_batch_norm_stats, self.critic_batch_norm_stats_target, 1.0)
+            polyak_update(self.actor_batch_norm_stats, self.actor_batch_norm_stats_target, 1.0)
+
+        return Step(errors.detach().squeeze(-1).T, metrics)
+
+
+class DDPG(TD3, sb3.DDPG):
+    """SB3's DDPG (one critic, no target noise, no delay) with doors for replay and weighting.
+
+    Takes ``stable_baselines3.DDPG``'s arguments and those of :class:`TD3` that are ours.
+    """
+
+    family = "DDPG"
+
+    def __init__(
+        self,
+        policy: Any,
+        env: GymEnv | str | None,
+        *args: Any,
+        replay: SamplerConfig | dict[str, Any] | str | None = None,
+        weighting: WeightingConfig | dict[str, Any] | str | None = None,
+        engine: str = "reference",
+        **kwargs: Unpack[OffPolicyArguments],
+    ) -> None:
+        super().__init__(
+            policy, env, *args, replay=replay, weighting=weighting, engine=engine, **kwargs
+        )

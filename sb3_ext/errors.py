@@ -1,0 +1,15 @@
+"""The errors that users meet. Each says the law, what was found, and what to do."""
+
+from __future__ import annotations
+
+
+class NonFiniteError(ValueError):
+    """The environment returned NaN or infinity; training stopped before storing it."""
+
+
+class CheckpointError(RuntimeError):
+    """A file cannot be loaded: damaged, or saved by another class.
+
+    Not a ``ValueError``: SB3's ``load`` catches those to repair old DQN files and would answer
+    with a KeyError instead of our sentence.
+    """

@@ -1,0 +1,1 @@
+"""Where transitions are kept and how a batch is drawn from them."""

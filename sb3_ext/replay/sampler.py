@@ -1,0 +1,57 @@
+"""The sampler axis: which transitions of the buffer make the next batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from sb3_ext.replay.window import Indices, Window
+
+if TYPE_CHECKING:
+    from sb3_ext.algorithms.composable import Composable
+    from sb3_ext.updates import Clock
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A sampler's answer.
+
+    :param indices: transition indices ``[n]`` (``row * n_envs + env``)
+    :param weights: importance weights ``[n, 1]`` that correct the critic's loss, or None for ones
+    """
+
+    indices: Indices
+    weights: Tensor | None = None
+
+
+class Sampler(Protocol):
+    """Chooses transitions; never touches the data. Uniform replay is SB3's own and needs none.
+
+    Inherit from it and write ``draw``; ``added`` and ``observe`` do nothing by default.
+    """
+
+    def draw(self, n: int, window: Window, clock: Clock) -> Drawn:
+        """Choose ``n`` transitions of the window.
+
+        :param n: batch size
+        :param window: the valid part of the buffer
+        :param clock: which gradient step this is
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define draw(n, window, clock)")
+
+    def added(self, indices: Indices) -> None:
+        """New transitions were written at these indices."""
+
+    def observe(self, indices: Indices, td_error: Tensor) -> None:
+        """The TD errors ``[n, n_critics]`` of drawn transitions, from before the update."""
+
+
+@runtime_checkable
+class SamplerConfig(Protocol):
+    """What ``replay=`` takes: plain data that can build its living part."""
+
+    def build(self, algorithm: Composable) -> Sampler:
+        """Make the sampler for an algorithm whose buffer exists already."""
+        ...

@@ -1,0 +1,139 @@
+"""SB3's replay buffers, seen by the loop, by samplers and by weightings.
+
+Nothing is copied or replaced: ``Replay`` is a view of the buffer that the algorithm holds.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor
+
+from sb3_ext.replay.sampler import Sampler
+from sb3_ext.replay.window import Indices, Window
+from sb3_ext.updates import Batch, Clock, Draw
+
+Observations = Tensor | dict[str, Tensor]
+
+_RING_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+
+
+class Replay:
+    """A view of one SB3 replay buffer.
+
+    :param buffer: any SB3 replay buffer; uniform draws are its own ``sample()``
+    :param vec_normalize: normalises observations and rewards on the way out, as in SB3
+    :param sampler: chooses the transitions, or None for uniform replay
+    """
+
+    def __init__(
+        self,
+        buffer: ReplayBuffer,
+        vec_normalize: VecNormalize | None = None,
+        sampler: Sampler | None = None,
+    ) -> None:
+        self.buffer = buffer
+        self.vec_normalize = vec_normalize
+        self.sampler = sampler
+
+    @property
+    def window(self) -> Window:
+        """The rows that hold a complete transition.
+
+        With ``optimize_memory_usage`` the next observation is the following row's, so once the
+        ring is full the row under the write head has lost its own and is left out.
+        """
+        buffer = self.buffer
+        length = buffer.buffer_size - buffer.optimize_memory_usage if buffer.full else buffer.pos
+        return Window(buffer.pos, length, buffer.buffer_size, buffer.n_envs)
+
+    @property
+    def normalizes_observations(self) -> bool:
+        """Whether observations leave the buffer normalised by VecNormalize."""
+        return self.vec_normalize is not None and self.vec_normalize.norm_obs
+
+    def draw(self, batch_size: int, clock: Clock) -> Draw:
+        """A batch of ``batch_size`` transitions."""
+        if self.sampler is None:
+            samples = self.buffer.sample(batch_size, env=self.vec_normalize)
+            return Draw(samples, th.ones(batch_size, 1, device=self.buffer.device))
+        drawn = self.sampler.draw(batch_size, self.window, clock)
+        weights = drawn.weights
+        if weights is None:
+            weights = th.ones(batch_size, 1)
+        return Draw(self.gather(drawn.indices), weights.to(self.buffer.device), drawn.indices)
+
+    def observe(self, draw: Draw, td_error: Tensor) -> None:
+        """Tell the sampler how wrong the critic was about the batch."""
+        if self.sampler is not None and draw.indices is not None:
+            self.sampler.observe(draw.indices, td_error)
+
+    def observations_and_actions(self, indices: Indices) -> tuple[Observations, Tensor]:
+        """What a policy sees of these transitions, ready for a network.
+
+        Cheaper than ``gather`` by the next observations, rewards and ends.
+
+        :param indices: transition indices ``[n]``
+        :return: observations ``[n, ...]`` (a dict of them for Dict spaces) and actions
+            ``[n, action_dim]`` as stored (scaled to [-1, 1] for Box)
+        """
+        buffer = self.buffer
+        rows, envs = np.divmod(indices, buffer.n_envs)
+        stored: Any = buffer.observations
+        if isinstance(stored, dict):
+            raw: Any = {key: array[rows, envs] for key, array in stored.items()}
+        else:
+            raw = stored[rows, envs]
+        seen: Any = buffer._normalize_obs(raw, self.vec_normalize)
+        actions = buffer.to_torch(buffer.actions[rows, envs], copy=False)
+        if isinstance(seen, dict):
+            return {k: buffer.to_torch(v, copy=False) for k, v in seen.items()}, actions
+        return buffer.to_torch(seen, copy=False), actions
+
+    def gather(self, indices: Indices) -> Batch:
+        """SB3's batch of exactly these transitions, in this order.
+
+        SB3's ``_get_samples`` takes rows and draws the environment itself. It is asked once for
+        each environment, through a view of that environment's column, in which there is nothing
+        to draw; so n-step returns and the memory-saving layout stay SB3's own.
+
+        :param indices: transition indices ``[n]``
+        """
+        rows, envs = np.divmod(indices, self.buffer.n_envs)
+        if self.buffer.n_envs == 1:
+            return self.buffer._get_samples(rows, env=self.vec_normalize)
+        order = np.argsort(envs, kind="stable")
+        parts = [
+            self._column(env)._get_samples(rows[envs == env], env=self.vec_normalize)
+            for env in np.unique(envs)
+        ]
+        back = th.as_tensor(np.argsort(order, kind="stable"), device=self.buffer.device)
+        fields = zip(*parts, strict=True)
+        return type(parts[0])(*(_join(list(columns), back) for columns in fields))
+
+    def _column(self, env: int) -> ReplayBuffer:
+        """The buffer as if it had only this environment; shares all memory."""
+        view = copy.copy(self.buffer)
+        view.n_envs = 1
+        for name in _RING_ARRAYS:
+            array: Any = getattr(self.buffer, name, None)
+            if isinstance(array, dict):
+                setattr(view, name, {key: a[:, env : env + 1] for key, a in array.items()})
+            elif array is not None:
+                setattr(view, name, array[:, env : env + 1])
+        return view
+
+
+def _join(columns: list[Any], order: Tensor) -> Any:
+    """Concatenate one field of several batches and put the rows in order."""
+    first = columns[0]
+    if first is None:
+        return None
+    if isinstance(first, dict):
+        return {key: _join([column[key] for column in columns], order) for key in first}
+    return th.cat(columns)[order]

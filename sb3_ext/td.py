@@ -1,0 +1,79 @@
+"""Temporal-difference targets and losses as pure functions.
+
+Torch only: nothing here knows Stable-Baselines3, a replay buffer or a policy. Everything is
+batch first; a *column* is a tensor of shape ``[B, 1]``.
+"""
+
+from __future__ import annotations
+
+import torch as th
+from torch import Tensor
+
+
+def minimum_over_critics(q_values: tuple[Tensor, ...]) -> Tensor:
+    """The clipped double-Q value (Fujimoto et al. 2018, eq. 10).
+
+    :param q_values: one column ``[B, 1]`` for each critic
+    :return: the smallest of them for each sample, ``[B, 1]``
+    """
+    return th.cat(q_values, dim=1).min(dim=1, keepdim=True).values
+
+
+def td_target(
+    rewards: Tensor, dones: Tensor, discounts: Tensor | float, next_values: Tensor
+) -> Tensor:
+    """The one-step (or n-step) bootstrapped target ``r + (1 - done) * discount * V(s')``.
+
+    :param rewards: ``[B, 1]``, for n-step replay the discounted sum
+    :param dones: ``[B, 1]``, 1 where the episode terminated (not where it was cut short)
+    :param discounts: ``gamma``, or ``[B, 1]`` with ``gamma ** n`` for n-step replay
+    :param next_values: ``[B, 1]``, the value of the state that is bootstrapped from
+    :return: ``[B, 1]``
+    """
+    return rewards + (1 - dones) * discounts * next_values
+
+
+def td_errors(q_values: tuple[Tensor, ...], target: Tensor) -> Tensor:
+    """Estimate minus target for every critic.
+
+    Critics come first, so that each one's errors lie together in memory as they do in SB3: side by
+    side, the gradient's sum over the batch would round differently in the last bit.
+
+    :param q_values: one column ``[B, 1]`` for each critic
+    :param target: ``[B, 1]``
+    :return: ``[n_critics, B, 1]``
+    """
+    return th.stack(q_values) - target
+
+
+def weighted_squared_error(errors: Tensor, weights: Tensor) -> Tensor:
+    """``sum_k mean_i w_i * delta_ki ** 2``: each critic's weighted mean square, summed.
+
+    With unit weights this is the sum of the critics' ``mse_loss``, with the same gradient to the
+    last bit. No gradient flows into the weights, wherever they came from.
+
+    :param errors: ``[n_critics, B, 1]``, see :func:`td_errors`
+    :param weights: ``[B, 1]``
+    :return: a scalar
+    :raises ValueError: if the weights are not one column of the batch's length, because a flat
+        ``[B]`` would broadcast to ``[B, B]`` and train on nonsense
+    """
+    batch_size = errors.shape[1]
+    require_column(weights, batch_size)
+    return (weights.detach() * errors.square()).sum() / batch_size
+
+
+def require_column(weights: Tensor, batch_size: int) -> Tensor:
+    """Give the weights back if they are a column of the batch's length.
+
+    :param weights: what a sampler or a weighting returned
+    :param batch_size: number of rows B that it must have
+    :return: ``weights``
+    :raises ValueError: if its shape is not ``[B, 1]``
+    """
+    if weights.shape != (batch_size, 1):
+        raise ValueError(
+            f"weights must have shape [{batch_size}, 1], got {list(weights.shape)}; a flat vector "
+            f"would broadcast to [{batch_size}, {batch_size}]: return weights.reshape(-1, 1)"
+        )
+    return weights

@@ -1,0 +1,138 @@
+"""The one training loop, and the records that travel through it.
+
+Three questions are asked of every gradient step. The *base* (``SAC``, ``TD3``, ...) says what is
+learned from a batch, the *sampler* where to look for one, the *weighting* how much to believe
+what was seen. ``run_updates`` asks them in this order and is the only place that does.
+
+This module, ``algorithms/`` and ``replay/storage.py`` are the only ones that lean on the inside
+of Stable-Baselines3. When SB3 moves, this is the list to check:
+
+* ``_setup_model``, ``_setup_learn``, ``_store_transition``, ``train``: overridden
+* ``_update_learning_rate``, ``_current_progress_remaining``, ``_n_updates``, ``_last_obs``,
+  ``_vec_normalize_env``: read or called
+* ``_get_torch_save_params``, ``_excluded_save_params``: extended
+* ``ReplayBuffer._get_samples``, ``._normalize_obs``, ``.pos``, ``.full`` and the arrays of the
+  plain, Dict and n-step buffers: read
+* the bodies of ``SAC.train`` and ``TD3.train``: rewritten as one gradient step each; the parity
+  tests hold the two side by side
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch as th
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
+from torch import Tensor
+
+from sb3_ext.replay.window import Indices
+from sb3_ext.td import require_column
+
+if TYPE_CHECKING:
+    from sb3_ext.algorithms.composable import Composable
+
+Batch = ReplayBufferSamples | DictReplayBufferSamples
+
+
+@dataclass(frozen=True)
+class Clock:
+    """When a gradient step happens.
+
+    :param update: index k of the step within this call of ``train``, from 0
+    :param n_updates: number K of steps in this call
+    :param progress_remaining: share of the training that is still to come, from 1 to 0
+    """
+
+    update: int
+    n_updates: int
+    progress_remaining: float
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A batch and how it was drawn.
+
+    The batch is SB3's own tuple and is never rebuilt field by field: new fields of later SB3
+    versions (as ``discounts`` once was) pass through.
+
+    :param samples: SB3's batch of B transitions
+    :param weights: the sampler's correction ``[B, 1]``; ones under uniform replay
+    :param indices: transition indices ``[B]``, or None when SB3's own ``sample()`` drew the batch
+        uniformly and told nobody which rows
+    """
+
+    samples: Batch
+    weights: Tensor
+    indices: Indices | None = None
+
+    @property
+    def uniform(self) -> bool:
+        """Whether the batch is distributed as the replay buffer is."""
+        return self.indices is None
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one gradient step leaves behind.
+
+    :param td_error: ``[B, n_critics]``, estimate minus target before the update, detached
+    :param metrics: scalars for the logger, by their key under ``train/``
+    """
+
+    td_error: Tensor
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def critic_weights(algorithm: Composable, draw: Draw) -> Tensor:
+    """The weight of each sample in the critic's loss: the sampler's times the weighting's.
+
+    The one place where weights are checked.
+
+    :return: ``[B, 1]``, no gradient
+    :raises ValueError: if the weighting's answer is not a column, or not finite and >= 0
+    """
+    if algorithm.weigher is None:
+        return require_column(draw.weights, len(draw.samples.rewards))
+    weights = algorithm.weigher.weigh(draw, algorithm.replay_view)
+    require_column(weights, len(draw.samples.rewards))
+    # NaN compares false, so this one sentence catches NaN, infinity and negative weights.
+    if not bool(((weights >= 0) & (weights < th.inf)).all()):
+        raise ValueError(
+            "weights must be finite and >= 0, got values between "
+            f"{weights.min().item()} and {weights.max().item()} from "
+            f"{type(algorithm.weigher).__name__} at update {algorithm._n_updates}"
+        )
+    return draw.weights * weights.detach()
+
+
+def run_updates(algorithm: Composable, gradient_steps: int, batch_size: int) -> None:
+    """Do ``gradient_steps`` gradient steps and log their mean metrics: SB3's ``train``.
+
+    :param algorithm: one of our bases
+    :param gradient_steps: number K of steps
+    :param batch_size: number B of transitions in each
+    """
+    algorithm.policy.set_training_mode(True)
+    algorithm._update_learning_rate(algorithm.optimizers())
+    replay = algorithm.replay_view
+    history: defaultdict[str, list[Tensor]] = defaultdict(list)
+
+    for update in range(gradient_steps):
+        algorithm._n_updates += 1
+        algorithm.clock = Clock(update, gradient_steps, algorithm._current_progress_remaining)
+        draw = replay.draw(batch_size, algorithm.clock)
+        step = algorithm.gradient_step(draw.samples, critic_weights(algorithm, draw))
+        replay.observe(draw, step.td_error)
+        for name, value in step.metrics.items():
+            history[name].append(value)
+
+    logger = algorithm.logger
+    logger.record("train/n_updates", algorithm._n_updates, exclude="tensorboard")
+    for name, values in history.items():
+        logger.record(f"train/{name}", th.stack(values).mean().item())
+    if algorithm.weigher is not None:
+        for name, figure in algorithm.weigher.metrics().items():
+            logger.record(name, figure)

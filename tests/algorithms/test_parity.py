@@ -1,0 +1,207 @@
+"""With nothing switched on, and with weights of one, ours is SB3's: the same bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import stable_baselines3 as sb3
+import torch as th
+from stable_baselines3.common.noise import NormalActionNoise
+
+from sb3_ext.algorithms.sac import SAC
+from sb3_ext.algorithms.td3 import DDPG, TD3
+from sb3_ext.testing.oracle import weighted_critic
+from sb3_ext.updates import Draw
+from sb3_ext.weighting import Weighting
+from tests.environments import make_env
+
+UPDATES = 300
+
+
+@dataclass
+class Ones:
+    """A weighting that believes everything alike."""
+
+    def build(self, algorithm: Any) -> Weighting:
+        return OnesWeighting()
+
+
+class OnesWeighting(Weighting):
+    def weigh(self, draw: Draw, replay: Any) -> th.Tensor:
+        return th.ones(len(draw.samples.rewards), 1)
+
+
+def by_reward(batch: Any) -> th.Tensor:
+    """Arbitrary weights, a function of the batch alone, so that both sides can compute them."""
+    return (batch.rewards.sin() + 1.1) * (batch.actions[:, :1].abs() + 0.2)
+
+
+@dataclass
+class ByReward:
+    def build(self, algorithm: Any) -> Weighting:
+        return ByRewardWeighting()
+
+
+class ByRewardWeighting(Weighting):
+    def weigh(self, draw: Draw, replay: Any) -> th.Tensor:
+        return by_reward(draw.samples)
+
+
+def trained(cls: Any, env: Any, updates: int = UPDATES, **kwargs: Any) -> Any:
+    policy = kwargs.pop("policy", "MlpPolicy")
+    kwargs = {"learning_starts": 40, "batch_size": 20, "seed": 3, "buffer_size": 250} | kwargs
+    if "replay_buffer_kwargs" in kwargs:  # SB3 writes into it
+        kwargs["replay_buffer_kwargs"] = dict(kwargs["replay_buffer_kwargs"])
+    net = {"net_arch": [16, 16], **kwargs.pop("policy_kwargs", {})}
+    model = cls(policy, env, policy_kwargs=net, device="cpu", **kwargs)
+    while model._n_updates < updates:
+        model.learn(200, reset_num_timesteps=False)
+    return model
+
+
+def everything(model: Any) -> dict[str, Any]:
+    """All that learning changed: parameters, optimiser moments, entropy coefficient."""
+    found = {f"{k}.{n}": t for k, s in model.get_parameters().items() for n, t in flat(s)}
+    if getattr(model, "log_ent_coef", None) is not None:
+        found["log_ent_coef"] = model.log_ent_coef.detach()
+    return found
+
+
+def flat(state: Any, prefix: str = "") -> Any:
+    if isinstance(state, dict):
+        for key, value in state.items():
+            yield from flat(value, f"{prefix}/{key}")
+    elif isinstance(state, th.Tensor):
+        yield prefix, state
+
+
+def assert_same_bits(ours: Any, stock: Any) -> None:
+    mine, theirs = everything(ours), everything(stock)
+    assert mine.keys() == theirs.keys()
+    assert len(mine) > 20
+    different = [name for name in mine if not th.equal(mine[name], theirs[name])]
+    assert not different, different
+
+
+def refuse_stock_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(self: Any, *args: Any, **kwargs: Any) -> None:
+        raise AssertionError("stock train was called")
+
+    for cls in (sb3.SAC, sb3.TD3):
+        monkeypatch.setattr(cls, "train", train)
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "train_freq 4": {"train_freq": 4},
+    "gradient_steps 4": {"gradient_steps": 4},
+    "gradient_steps -1": {"train_freq": 4, "gradient_steps": -1},
+    "episodes": {"train_freq": (1, "episode"), "gradient_steps": -1},
+    "odd batch": {"batch_size": 37},
+    "schedule": {"learning_rate": lambda progress: 1e-3 * (0.1 + abs(progress))},
+    "VecNormalize": {"env": {"normalize": True}},
+    "Dict": {"env": {"kind": "dict"}, "policy": "MultiInputPolicy"},
+    "3 envs": {"env": {"n_envs": 3}},
+    "3 envs, VecNormalize, -1": {
+        "env": {"n_envs": 3, "normalize": True},
+        "gradient_steps": -1,
+    },
+    "n_steps 3": {"n_steps": 3},
+    "n_steps 3, 3 envs": {"n_steps": 3, "env": {"n_envs": 3}},
+    "memory": {
+        "optimize_memory_usage": True,
+        "replay_buffer_kwargs": {"handle_timeout_termination": False},
+    },
+    "action noise": {"action_noise": NormalActionNoise(np.zeros(2), 0.1 * np.ones(2))},
+    "dropped-in network": {"policy_kwargs": {"net_arch": [8], "activation_fn": th.nn.Tanh}},
+}
+SAC_SETTINGS: dict[str, dict[str, Any]] = {
+    "target interval 3": {"target_update_interval": 3, "gradient_steps": 4},
+    "target interval 3, one step": {"target_update_interval": 3},
+    "fixed entropy": {"ent_coef": 0.1},
+    "auto entropy from 0.3": {"ent_coef": "auto_0.3"},
+    "gSDE": {"use_sde": True, "sde_sample_freq": 4},
+    "three critics": {"policy_kwargs": {"n_critics": 3}},
+    "shared encoder": {
+        "env": {"kind": "image"},
+        "policy": "CnnPolicy",
+        "policy_kwargs": {
+            "features_extractor_kwargs": {"features_dim": 8},
+            "share_features_extractor": True,
+        },
+        "updates": 30,
+    },
+}
+IMAGE: dict[str, Any] = {
+    "env": {"kind": "image"},
+    "policy": "CnnPolicy",
+    "policy_kwargs": {"features_extractor_kwargs": {"features_dim": 8}},
+}
+CASES = [
+    *(pytest.param("SAC", s, id=f"SAC-{n}") for n, s in (SETTINGS | SAC_SETTINGS).items()),
+    *(pytest.param("TD3", s, id=f"TD3-{n}") for n, s in SETTINGS.items()),
+    *(pytest.param("TD3", s, id="TD3-delay 3") for s in [{"policy_delay": 3}]),
+    *(
+        pytest.param("DDPG", SETTINGS[n], id=f"DDPG-{n}")
+        for n in ("default", "gradient_steps 4", "Dict", "3 envs", "n_steps 3")
+    ),
+    pytest.param("SAC", IMAGE, id="SAC-image"),
+    pytest.param("TD3", IMAGE, id="TD3-image"),
+]
+OURS = {"SAC": SAC, "TD3": TD3, "DDPG": DDPG}
+
+
+@pytest.mark.parametrize(("name", "setting"), CASES)
+def test_nothing_switched_on_and_unit_weights_are_stock_sb3(
+    name: str, setting: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = dict(setting)
+    env = setting.pop("env", {})
+    stock = trained(getattr(sb3, name), make_env(**env), **setting)
+    refuse_stock_train(monkeypatch)
+    assert_same_bits(trained(OURS[name], make_env(**env), **setting), stock)
+    assert_same_bits(trained(OURS[name], make_env(**env), weighting=Ones(), **setting), stock)
+
+
+@pytest.mark.parametrize("name", ["SAC", "TD3", "DDPG"])
+@pytest.mark.parametrize("setting", ["default", "gradient_steps 4", "Dict", "n_steps 3"])
+def test_any_weights_are_a_scaled_backward_pass_of_stock_sb3(name: str, setting: str) -> None:
+    options = dict(SETTINGS[setting])
+    env = options.pop("env", {})
+    policy = options.pop("policy", "MlpPolicy")
+    options |= {"policy_kwargs": {"net_arch": [16, 16]}, "seed": 3, "learning_starts": 40}
+    options |= {"batch_size": 32, "buffer_size": 250, "device": "cpu"}
+    stock = getattr(sb3, name)(policy, make_env(**env), **options)
+    with weighted_critic(stock, by_reward):
+        stock.learn(340)
+    ours = OURS[name](policy, make_env(**env), weighting=ByReward(), **options)
+    ours.learn(340)
+    assert ours._n_updates >= 300
+    mine, theirs = everything(ours), everything(stock)
+    for key in mine:
+        th.testing.assert_close(mine[key], theirs[key], rtol=1e-4, atol=1e-6, msg=key)
+    plain = trained(OURS[name], make_env(**env), policy=policy, updates=300)
+    actor = next(k for k in mine if "actor" in k and k.endswith("weight"))
+    assert not th.allclose(mine[actor], everything(plain)[actor], atol=1e-4)
+
+
+def test_the_oracle_itself_changes_stock_sb3_unless_weights_are_one() -> None:
+    plain = trained(sb3.SAC, make_env(), updates=50)
+    for weigh, same in ((lambda b: th.ones_like(b.rewards), True), (by_reward, False)):
+        model = sb3.SAC(
+            "MlpPolicy",
+            make_env(),
+            policy_kwargs={"net_arch": [16, 16]},
+            seed=3,
+            learning_starts=40,
+            batch_size=20,
+            buffer_size=250,
+            device="cpu",
+        )
+        with weighted_critic(model, weigh):
+            model.learn(200, reset_num_timesteps=False)
+        equal = all(th.equal(everything(plain)[k], v) for k, v in everything(model).items())
+        assert equal is same
