@@ -1,0 +1,1 @@
+"""LFIW: experience replay with likelihood-free importance weights."""

@@ -1,0 +1,250 @@
+"""LFIW's living part: trains the ratio network and weighs batches by it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.preprocessing import get_action_dim
+from torch import Tensor
+
+from sb3_ext.algorithms.composable import Composable
+from sb3_ext.errors import CheckpointError
+from sb3_ext.plugins.lfiw.equations import (
+    balanced_accuracy,
+    bounded_logits,
+    density_ratio_loss,
+    effective_sample_size,
+    normalized_weights,
+)
+from sb3_ext.plugins.lfiw.ratio import RatioNetwork, draw_split
+from sb3_ext.replay.storage import Observations, Replay
+from sb3_ext.replay.window import Indices, Window
+from sb3_ext.updates import Draw
+from sb3_ext.weighting import Weighting
+
+if TYPE_CHECKING:
+    from sb3_ext.plugins.lfiw.config import LikelihoodFree
+
+# Updates from one look at the held-out slice to the next; and how long, and how far down, the
+# effective sample size must be before it is called a collapse.
+_HOLDOUT_EVERY = 50
+_COLLAPSE_PATIENCE = 100
+_COLLAPSE_SHARE = 0.1
+
+
+class LikelihoodFreeWeighting(Weighting):
+    """Trains the ratio network on fast against slow, and weighs slow batches by it.
+
+    The fast buffer is the newest rows of the replay ring, read in place. Until the slow buffer
+    outgrows it the two are one: every weight is 1, nothing is trained, and the run is, to the
+    bit, one without weighting.
+
+    :param config: the options; ``fast_buffer_size`` fits the replay buffer
+    :param algorithm: whose batches are weighed; its critic's encoder gives the features
+    """
+
+    def __init__(self, config: LikelihoodFree, algorithm: Composable) -> None:
+        self.config = config
+        self.algorithm = algorithm
+        encoder = algorithm.critic.features_extractor
+        self._learned_features = next(encoder.parameters(), None) is not None
+        # Randomness of its own: the ratio network must not shift anybody else's draws.
+        seed = th.initial_seed() if algorithm.seed is None else algorithm.seed
+        self.rng = np.random.Generator(np.random.PCG64(seed))
+        with th.random.fork_rng(devices=[]):
+            th.default_generator.manual_seed(seed)
+            self.network = RatioNetwork(
+                encoder.features_dim,
+                get_action_dim(algorithm.action_space),
+                config.ratio_net_arch,
+                self._normalizes(algorithm.replay_view),
+            ).to(algorithm.device)
+        self.optimizer = th.optim.Adam(
+            self.network.parameters(), lr=self._learning_rate(), fused=True
+        )
+        self.updates = 0
+        self._collapsed_for = 0
+        self._metrics = {"lfiw/active": 0.0}
+
+    # -- what the loop calls -----------------------------------------------------------------
+
+    def training_starts(self, replay: Replay, timesteps: int) -> None:
+        """Warn if this call of ``learn`` ends before the weighting begins."""
+        window = replay.window
+        reached = min(window.size + timesteps, ring_size(self.algorithm))
+        fast_size = -(-self.config.fast_buffer_size // window.n_envs) * window.n_envs
+        if reached <= fast_size:
+            warnings.warn(
+                "the importance weights will stay at 1: they begin when the replay buffer holds "
+                f"more than fast_buffer_size={self.config.fast_buffer_size} transitions, and with "
+                f"total_timesteps={timesteps} it ends with {reached}; train longer or lower "
+                "fast_buffer_size",
+                stacklevel=2,
+            )
+
+    def weigh(self, draw: Draw, replay: Replay) -> Tensor:
+        """The weights ``[B, 1]`` of a batch, from the ratio network as it was before its step."""
+        slow = replay.window
+        fast = slow.newest(self.config.fast_buffer_size)
+        n = len(draw.samples.rewards)
+        if slow.size <= fast.size:
+            self._metrics = {"lfiw/active": 0.0}
+            return th.ones(n, 1, device=self.algorithm.device)
+
+        limit = self._limit(slow, fast)
+        features = self._features(draw.samples.observations)
+        actions = draw.samples.actions.float()
+        if draw.uniform:
+            # The batch is itself a uniform draw of the slow buffer: one forward pass serves the
+            # ratio loss and the weights.
+            logits = self._train(features, actions, fast, replay, limit)
+        else:
+            with th.no_grad():
+                logits = bounded_logits(self.network(features, actions), limit)
+            self._train(*self._inputs(slow.draw(n, self.rng), replay), fast, replay, limit)
+        for _ in range(self.config.ratio_updates - 1):
+            self._train(*self._inputs(slow.draw(n, self.rng), replay), fast, replay, limit)
+
+        weights = normalized_weights(
+            logits,
+            self.config.temperature,
+            self.config.weight_form,
+            None if draw.uniform else draw.weights,
+        )
+        self._report(weights)
+        return weights
+
+    def fitted(self) -> LikelihoodFree:
+        """The config with the fast buffer that fits."""
+        return self.config
+
+    def metrics(self) -> Mapping[str, float]:
+        """The newest health figures; docs/methods/lfiw.md says how to read them."""
+        return self._metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """Network with its normaliser, optimiser, counters and random generator."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "updates": self.updates,
+            "collapsed_for": self._collapsed_for,
+            "metrics": dict(self._metrics),
+            "rng": self.rng.bit_generator.state,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
+        """Put back what ``state_dict`` gave.
+
+        :raises CheckpointError: if the saved ratio network has another shape
+        """
+        try:
+            self.network.load_state_dict(state["network"], strict=strict)
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"the saved ratio network does not fit ratio_net_arch={self.config.ratio_net_arch} "
+                "on these observations and actions; load with the ratio_net_arch that it was "
+                f"trained with ({error})"
+            ) from error
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.updates = state["updates"]
+        self._collapsed_for = state["collapsed_for"]
+        self._metrics = dict(state["metrics"])
+        self.rng.bit_generator.state = state["rng"]
+
+    # -- the parts ---------------------------------------------------------------------------
+
+    def _limit(self, slow: Window, fast: Window) -> float:
+        """The bound of the logit; the truth's own is ln(slow / fast)."""
+        if self.config.logit_clip == "auto":
+            return math.log(slow.size / fast.size)
+        return math.inf if self.config.logit_clip is None else float(self.config.logit_clip)
+
+    def _normalizes(self, replay: Replay) -> bool:
+        if self.config.normalize_inputs == "auto":
+            return self._learned_features or not replay.normalizes_observations
+        return bool(self.config.normalize_inputs)
+
+    def _learning_rate(self) -> float:
+        if self.config.ratio_learning_rate is not None:
+            return self.config.ratio_learning_rate
+        rate: float = self.algorithm.critic.optimizer.param_groups[0]["lr"]
+        return rate
+
+    def _features(self, observations: Observations) -> Tensor:
+        """The critic's features ``[B, features_dim]``, detached; plain inputs for an MLP."""
+        critic = self.algorithm.critic
+        with th.no_grad():
+            features: Tensor = critic.extract_features(observations, critic.features_extractor)
+        return features
+
+    def _inputs(self, indices: Indices, replay: Replay) -> tuple[Tensor, Tensor]:
+        """Features and actions of stored transitions."""
+        observations, actions = replay.observations_and_actions(indices)
+        return self._features(observations), actions.float()
+
+    def _train(
+        self, features: Tensor, actions: Tensor, fast: Window, replay: Replay, limit: float
+    ) -> Tensor:
+        """One step on the density-ratio loss.
+
+        :return: the slow batch's logits ``[B, 1]`` from before the step, detached
+        """
+        n, fraction = len(features), self.config.holdout_fraction
+        chosen = draw_split(fast, n, self.rng, fraction, out=False)
+        fast_features, fast_actions = self._inputs(chosen, replay)
+        self.network.observe(features)
+        outputs = self.network(th.cat([features, fast_features]), th.cat([actions, fast_actions]))
+        logits = bounded_logits(outputs, limit)
+        slow_logits, fast_logits = logits[:n], logits[n:]
+        loss = density_ratio_loss(slow_logits, fast_logits, self.config.divergence)
+        slow_logits, fast_logits = slow_logits.detach(), fast_logits.detach()
+
+        if self.updates % _HOLDOUT_EVERY == 0:
+            self._metrics["lfiw/train_accuracy"] = balanced_accuracy(
+                slow_logits, fast_logits
+            ).item()
+            if fraction > 0:
+                chosen = draw_split(fast, n, self.rng, fraction, out=True)
+                with th.no_grad():
+                    unseen = bounded_logits(self.network(*self._inputs(chosen, replay)), limit)
+                self._metrics["lfiw/holdout_accuracy"] = balanced_accuracy(
+                    slow_logits, unseen
+                ).item()
+
+        self.optimizer.param_groups[0]["lr"] = self._learning_rate()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.updates += 1
+        self._metrics["lfiw/ratio_loss"] = loss.item()
+        self._metrics["lfiw/ratio_mean"] = slow_logits.exp().mean().item()
+        return slow_logits
+
+    def _report(self, weights: Tensor) -> None:
+        """Take the weights' health into the metrics, and say so in words when they collapse."""
+        share = effective_sample_size(weights).item()
+        self._metrics["lfiw/active"] = 1.0
+        self._metrics["lfiw/effective_sample_size"] = share
+        self._metrics["lfiw/weight_max"] = weights.max().item()
+        self._collapsed_for = self._collapsed_for + 1 if share < _COLLAPSE_SHARE else 0
+        if self._collapsed_for == _COLLAPSE_PATIENCE:
+            warnings.warn(
+                f"the importance weights have collapsed: for {_COLLAPSE_PATIENCE} updates in a row "
+                f"fewer than {_COLLAPSE_SHARE:.0%} of a batch counted (now {share:.1%}, see "
+                "lfiw/effective_sample_size). The ratio network has probably memorised the fast "
+                "buffer: raise temperature or fast_buffer_size, set weight_form='prob', or lower "
+                "ratio_learning_rate or ratio_updates",
+                stacklevel=2,
+            )
+
+
+def ring_size(algorithm: Composable) -> int:
+    """How many transitions can be drawn from the algorithm's replay buffer when it is full."""
+    buffer = algorithm.replay_view.buffer
+    return (buffer.buffer_size - int(buffer.optimize_memory_usage)) * buffer.n_envs
