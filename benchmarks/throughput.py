@@ -1,0 +1,285 @@
+"""Gradient updates per CPU-second, beside stock Stable-Baselines3 in the same process.
+
+    python benchmarks/throughput.py                      # SAC and LFIWSAC, about a minute
+    python benchmarks/throughput.py --base both --rounds 31
+    python benchmarks/throughput.py --check              # exit status 1 below the bars
+
+How it measures. All variants live in one process with one torch thread and take turns in short
+blocks of updates, in reversed order every other round, with the garbage collector off; a block
+is k calls of ``train(gradient_steps=1, batch_size=256)``. What is timed is the CPU time of the
+process. The ratio of a round is time(stock SB3) / time(variant), so above 1 is faster than SB3; the
+table holds its minimum, median and maximum over the rounds. A second, identical stock model runs
+along: its true ratio is 1, so how far its median is from 1 is what this run cannot resolve. CPU
+time is not immune to load (caches are lost at context switches), so the load is printed too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+SIZES = {"hopper": (11, 3), "humanoid": (348, 17)}
+BATCH_SIZE = 256
+NET_ARCH = [256, 256]
+FAST_BUFFER_SIZE = 10_000
+WARM_UP = 20
+SEED = 0
+
+
+class SpacesOnly(gym.Env[np.ndarray, np.ndarray]):
+    """The spaces of a task without its simulation: all that ``train`` ever looks at."""
+
+    def __init__(self, n_observations: int, n_actions: int) -> None:
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (n_observations,), np.float32)
+        self.action_space = gym.spaces.Box(-1.0, 1.0, (n_actions,), np.float32)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.zeros(self.observation_space.shape or (), np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        raise RuntimeError(
+            "this environment has spaces only; the benchmark calls train(), not learn()"
+        )
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One competitor: its label, where its class lives, its arguments beyond SB3's."""
+
+    label: str
+    target: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    bar: float | None = None  # the median ratio that --check asks for
+
+    @property
+    def weighted(self) -> bool:
+        return "fast_buffer_size" in self.arguments
+
+
+LFIW = {"fast_buffer_size": FAST_BUFFER_SIZE}
+VARIANTS: dict[str, list[Variant]] = {
+    "sac": [
+        Variant("stock SAC", "stable_baselines3.sac.sac:SAC"),
+        Variant("stock SAC again", "stable_baselines3.sac.sac:SAC"),
+        Variant("sb3_ext SAC", "sb3_ext.algorithms.sac:SAC", bar=1.0),
+        Variant("sb3_ext LFIWSAC", "sb3_ext.plugins.lfiw.algorithms:LFIWSAC", LFIW, bar=0.85),
+    ],
+    "td3": [
+        Variant("stock TD3", "stable_baselines3.td3.td3:TD3"),
+        Variant("stock TD3 again", "stable_baselines3.td3.td3:TD3"),
+        Variant("sb3_ext TD3", "sb3_ext.algorithms.td3:TD3"),
+        Variant("sb3_ext LFIWTD3", "sb3_ext.plugins.lfiw.algorithms:LFIWTD3", LFIW),
+    ],
+}
+
+
+def build(variant: Variant, size: str, buffer_size: int, seed: int) -> OffPolicyAlgorithm:
+    """The variant's model at ``size``, its whole replay buffer filled, ready for ``train``."""
+    module, name = variant.target.split(":")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise SystemExit(
+            f"{variant.label} ({variant.target}) could not be imported: {error}. "
+            "Install the package first: pip install -e ."
+        ) from error
+    env = SpacesOnly(*SIZES[size])
+    model: OffPolicyAlgorithm = cls(
+        "MlpPolicy",
+        env,
+        buffer_size=buffer_size,
+        policy_kwargs={"net_arch": NET_ARCH},
+        seed=seed,
+        device="cpu",
+        **variant.arguments,
+    )
+    model.set_logger(configure(None, []))
+    fill(model.replay_buffer, seed)
+    return model
+
+
+def fill(buffer: ReplayBuffer | None, seed: int, chunk: int = 10_000) -> None:
+    """Fill the whole ring with random transitions in place, so that every page of it is touched."""
+    if not isinstance(buffer, ReplayBuffer):
+        raise SystemExit(f"expected a ReplayBuffer, got {type(buffer).__name__}")
+    rng = np.random.default_rng(seed)
+    for start in range(0, buffer.buffer_size, chunk):
+        rows = slice(start, min(start + chunk, buffer.buffer_size))
+        for array in (buffer.observations, buffer.next_observations, buffer.rewards):
+            array[rows] = rng.random(array[rows].shape, dtype=np.float32) * 2 - 1
+        buffer.actions[rows] = rng.random(buffer.actions[rows].shape, dtype=np.float32) * 2 - 1
+        buffer.dones[rows] = rng.random(buffer.dones[rows].shape) < 0.001
+        buffer.timeouts[rows] = 0
+    buffer.pos, buffer.full = 0, True
+
+
+def update(model: OffPolicyAlgorithm, n: int) -> None:
+    """``n`` updates, one a call, as with SB3's default ``train_freq=1``."""
+    for _ in range(n):
+        model.train(gradient_steps=1, batch_size=BATCH_SIZE)
+
+
+def check_active(variant: Variant, model: OffPolicyAlgorithm) -> None:
+    """Refuse to measure a likelihood-free weighting that sleeps."""
+    logged = model.logger.name_to_value
+    if variant.weighted and logged.get("lfiw/active") != 1.0:
+        raise SystemExit(
+            f"{variant.label} must log lfiw/active = 1 after its updates, got "
+            f"{logged.get('lfiw/active')}: the weighting sleeps, and the figures would say nothing"
+        )
+
+
+@contextmanager
+def no_garbage_collector() -> Iterator[None]:
+    """The garbage collector off inside, as it was outside."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def measure(models: Sequence[OffPolicyAlgorithm], rounds: int, block: int) -> np.ndarray:
+    """CPU seconds of each block, shape [rounds, models]; every other round goes backwards."""
+    seconds = np.empty((rounds, len(models)))
+    for i in range(rounds):
+        order = range(len(models)) if i % 2 == 0 else reversed(range(len(models)))
+        with no_garbage_collector():
+            for j in order:
+                start = time.process_time()
+                update(models[j], block)
+                seconds[i, j] = time.process_time() - start
+    return seconds
+
+
+def rows(variants: Sequence[Variant], size: str, seconds: np.ndarray, block: int) -> list[str]:
+    """The markdown lines of one size; the first variant is the peer."""
+    lines = []
+    for j, variant in enumerate(variants):
+        ratio = seconds[:, 0] / seconds[:, j]
+        cost = statistics.median(seconds[:, j]) / block
+        lines.append(
+            f"| {size} | {variant.label} | {cost * 1e3:.2f} | {1 / cost:.0f} | {ratio.min():.2f} | "
+            f"**{np.median(ratio):.3f}** | {ratio.max():.2f} |"
+        )
+    return lines
+
+
+def failures(variants: Sequence[Variant], size: str, seconds: np.ndarray) -> list[str]:
+    """A sentence for each variant below its bar."""
+    medians = np.median(seconds[:, :1] / seconds, axis=0)
+    return [
+        f"{variant.label} at {size} size: median ratio {median:.3f}, the bar is {variant.bar:g}"
+        for variant, median in zip(variants, medians, strict=True)
+        if variant.bar is not None and median < variant.bar
+    ]
+
+
+def versions() -> str:
+    """Python and the packages that a number depends on."""
+    found = [f"Python {platform.python_version()}"]
+    for package in ("torch", "stable-baselines3", "gymnasium", "numpy", "sb3-ext"):
+        try:
+            found.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            found.append(f"{package} (not installed)")
+    return ", ".join(found)
+
+
+def machine() -> str:
+    """CPU model, cores and memory: the class of machine, not which one."""
+    cpu = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [x for x in cpuinfo.read_text().splitlines() if x.startswith("model name")]
+        cpu = names[0].split(":", 1)[1].strip() if names else cpu
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{cpu}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}"
+
+
+def load() -> str:
+    """Load average of the last minute."""
+    return f"{os.getloadavg()[0]:.1f}"
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options, refused in words where the measurement would say nothing."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--base", choices=["sac", "td3", "both"], default="sac")
+    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
+    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--block", type=int, default=10, help="updates a block; even (TD3's delay)")
+    parser.add_argument("--buffer-size", type=int, default=2 * FAST_BUFFER_SIZE)
+    parser.add_argument("--stock-only", action="store_true", help="stock against itself")
+    parser.add_argument("--check", action="store_true", help="exit 1 below the bars")
+    arguments = parser.parse_args(argv)
+    if arguments.rounds < 1 or arguments.block < 2 or arguments.block % 2:
+        parser.error(
+            "--rounds must be at least 1 and --block even and at least 2, as TD3 updates its actor "
+            f"every second time; got --rounds {arguments.rounds} --block {arguments.block}"
+        )
+    if arguments.buffer_size <= FAST_BUFFER_SIZE:
+        parser.error(
+            f"--buffer-size must be above the fast buffer's {FAST_BUFFER_SIZE}, otherwise the "
+            f"weighting has nothing to compare; got {arguments.buffer_size}"
+        )
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table; 1 when asked to check and below a bar."""
+    arguments = parse(argv)
+    torch.set_num_threads(1)
+    print(f"machine: {machine()}; load at start {load()}")
+    print(f"versions: {versions()}")
+    print(
+        f"setting: 1 torch thread, nets {NET_ARCH}, batch {BATCH_SIZE}, buffer "
+        f"{arguments.buffer_size} (fast {FAST_BUFFER_SIZE}), seed {SEED}, "
+        f"{arguments.rounds} rounds of {arguments.block} updates\n"
+    )
+    print("| size | variant | CPU ms / update | updates / CPU-s | ratio min | median | max |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    below: list[str] = []
+    for base in ("sac", "td3") if arguments.base == "both" else (arguments.base,):
+        variants = VARIANTS[base][:2] if arguments.stock_only else VARIANTS[base]
+        for size in arguments.sizes:
+            models = [build(v, size, arguments.buffer_size, SEED) for v in variants]
+            for variant, model in zip(variants, models, strict=True):
+                update(model, WARM_UP)
+                check_active(variant, model)
+            seconds = measure(models, arguments.rounds, arguments.block)
+            print("\n".join(rows(variants, size, seconds, arguments.block)), flush=True)
+            below += failures(variants, size, seconds)
+    print(f"\nload at end {load()}")
+    for sentence in below:
+        print(f"below the bar: {sentence}")
+    return 1 if below and arguments.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
