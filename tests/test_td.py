@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch as th
 import torch.nn.functional as F
+from stable_baselines3.common.utils import polyak_update
 
 from sb3_ext.td import (
     minimum_over_critics,
+    polyak_step,
     require_column,
     td_errors,
     td_target,
@@ -70,3 +72,16 @@ def test_weights_that_are_no_column_are_refused(shape: tuple[int, ...]) -> None:
         require_column(th.ones(shape), 4)
     with pytest.raises(ValueError, match=r"reshape\(-1, 1\)"):
         weighted_squared_error(th.ones(2, 4, 1), th.ones(shape))
+
+
+def test_polyak_step_by_hand_and_as_sb3_rounds() -> None:
+    target = [column(1, 2), column(-4)]
+    polyak_step([column(3, 4), column(0)], target, 0.25)
+    assert [t.flatten().tolist() for t in target] == [[1.5, 2.5], [-3]]
+    th.manual_seed(0)
+    online = [th.randn(33, 7), th.randn(5)]
+    mine, theirs = [t.clone() * 3 for t in online], [t.clone() * 3 for t in online]
+    for _ in range(20):
+        polyak_step(online, mine, 0.005)
+        polyak_update(online, theirs, 0.005)
+    assert all(th.equal(a, b) for a, b in zip(mine, theirs, strict=True))

@@ -100,9 +100,10 @@ def draw_split(
     if fraction == 0:
         return window.draw(n, rng)
     found: Indices = np.empty(0, dtype=np.int64)
-    # Rejection: the sides are fixed and neither is rare, so a few rounds do.
+    # By rejection: the sides are fixed, and neither is rare.
     for _ in range(8):
-        drawn = window.draw(2 * n if out is False else int(n / fraction) + n, rng)
+        # A little more than is needed on average, so that one round nearly always does.
+        drawn = window.draw(int(n / (fraction if out else 1 - fraction) * 1.2) + 16, rng)
         found = np.concatenate([found, drawn[held_out(drawn, window, fraction) == out]])
         if len(found) >= n:
             return found[:n]

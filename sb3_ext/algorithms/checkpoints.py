@@ -73,8 +73,8 @@ def inspect(path: str | pathlib.Path | io.BufferedIOBase) -> Summary:
             names = archive.namelist()
             if "data" not in names:
                 raise CheckpointError(
-                    f"{path} has no part 'data' (only {names[:3]}): it is not a saved model, or one "
-                    "that was cut short; load another checkpoint"
+                    f"{path} has no part 'data' (only {names[:3]}): it is not a saved model, or "
+                    "one that was cut short; load another checkpoint"
                 )
             data = json.loads(archive.read("data"))
     except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:

@@ -7,11 +7,11 @@ from typing import Any, Unpack
 import stable_baselines3 as sb3
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv
-from stable_baselines3.common.utils import polyak_update
 from torch import Tensor
 
 from sb3_ext.algorithms.arguments import SACArguments
 from sb3_ext.algorithms.composable import Composable
+from sb3_ext.algorithms.networks import TargetNetwork, learned_by
 from sb3_ext.replay.sampler import SamplerConfig
 from sb3_ext.td import minimum_over_critics, td_errors, td_target, weighted_squared_error
 from sb3_ext.updates import Batch, Step
@@ -47,6 +47,13 @@ class SAC(Composable, sb3.SAC):
         super().__init__(
             policy, env, *args, replay=replay, weighting=weighting, engine=engine, **kwargs
         )
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self.follower = TargetNetwork(self.critic, self.critic_target)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "follower"]
 
     def optimizers(self) -> list[th.optim.Optimizer]:
         """Actor's, critic's and, if the entropy coefficient is learned, its own."""
@@ -100,15 +107,11 @@ class SAC(Composable, sb3.SAC):
         actor_loss = (alpha * log_prob - q_pi).mean()
         self.actor.optimizer.zero_grad()
         # Only the actor's gradients: SB3 computes the critic's too, and throws them away.
-        actor_loss.backward(inputs=[p for p in self.actor.parameters() if p.requires_grad])
+        actor_loss.backward(inputs=learned_by(self.actor.optimizer))
         self.actor.optimizer.step()
 
         if self.clock.update % self.target_update_interval == 0:
-            polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
-            polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
+            self.follower.follow(self.tau)
 
         metrics |= {"actor_loss": actor_loss, "critic_loss": critic_loss}
-        return Step(
-            errors.detach().squeeze(-1).T,
-            {name: m.detach().squeeze() for name, m in metrics.items()},
-        )
+        return Step(errors.detach().squeeze(-1).T, metrics)

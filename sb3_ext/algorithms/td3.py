@@ -7,11 +7,11 @@ from typing import Any, Unpack, cast
 import stable_baselines3 as sb3
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv
-from stable_baselines3.common.utils import polyak_update
 from torch import Tensor
 
 from sb3_ext.algorithms.arguments import OffPolicyArguments, TD3Arguments
 from sb3_ext.algorithms.composable import Composable
+from sb3_ext.algorithms.networks import TargetNetwork, learned_by
 from sb3_ext.replay.sampler import SamplerConfig
 from sb3_ext.td import minimum_over_critics, td_errors, td_target, weighted_squared_error
 from sb3_ext.updates import Batch, Step
@@ -45,6 +45,16 @@ class TD3(Composable, sb3.TD3):
             policy, env, *args, replay=replay, weighting=weighting, engine=engine, **kwargs
         )
 
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self.followers = (
+            TargetNetwork(self.critic, self.critic_target),
+            TargetNetwork(self.actor, self.actor_target),
+        )
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "followers"]
+
     def optimizers(self) -> list[th.optim.Optimizer]:
         """Actor's and critic's."""
         return [self.actor.optimizer, self.critic.optimizer]
@@ -67,7 +77,7 @@ class TD3(Composable, sb3.TD3):
         self.critic.optimizer.zero_grad()
         critic_loss.backward()
         self.critic.optimizer.step()
-        metrics = {"critic_loss": critic_loss.detach()}
+        metrics = {"critic_loss": critic_loss}
 
         if self._n_updates % self.policy_delay == 0:
             actions = self.actor(batch.observations)
@@ -75,14 +85,12 @@ class TD3(Composable, sb3.TD3):
             actor_loss = -self.critic.q1_forward(cast(Tensor, batch.observations), actions).mean()
             self.actor.optimizer.zero_grad()
             # Only the actor's gradients: SB3 computes the critic's too, and throws them away.
-            actor_loss.backward(inputs=[p for p in self.actor.parameters() if p.requires_grad])
+            actor_loss.backward(inputs=learned_by(self.actor.optimizer))
             self.actor.optimizer.step()
-            metrics["actor_loss"] = actor_loss.detach()
+            metrics["actor_loss"] = actor_loss
 
-            polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
-            polyak_update(self.actor.parameters(), self.actor_target.parameters(), self.tau)
-            polyak_update(self.critic_batch_norm_stats, self.critic_batch_norm_stats_target, 1.0)
-            polyak_update(self.actor_batch_norm_stats, self.actor_batch_norm_stats_target, 1.0)
+            for follower in self.followers:
+                follower.follow(self.tau)
 
         return Step(errors.detach().squeeze(-1).T, metrics)
 

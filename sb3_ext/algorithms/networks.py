@@ -1,0 +1,40 @@
+"""Networks as the gradient step needs them: which tensors follow, which ones learn."""
+
+from __future__ import annotations
+
+import torch as th
+from stable_baselines3.common.utils import get_parameters_by_name
+from torch import Tensor, nn
+
+from sb3_ext.td import polyak_step
+
+
+class TargetNetwork:
+    """A network that follows another; remembers the tensors, which are slow to list each time.
+
+    :param online: the network that learns
+    :param target: its delayed copy
+    """
+
+    def __init__(self, online: nn.Module, target: nn.Module) -> None:
+        self.parameters = list(online.parameters())
+        self.targets = list(target.parameters())
+        # Batch norm's running statistics are copied, not averaged (SB3 issue #996).
+        self.statistics = get_parameters_by_name(online, ["running_"])
+        self.target_statistics = get_parameters_by_name(target, ["running_"])
+
+    def follow(self, tau: float) -> None:
+        """Move the target by a share ``tau`` towards the online network."""
+        polyak_step(self.parameters, self.targets, tau)
+        if self.statistics:
+            polyak_step(self.statistics, self.target_statistics, 1.0)
+
+
+def learned_by(optimizer: th.optim.Optimizer) -> list[Tensor]:
+    """The tensors that an optimiser steps, leaving out frozen ones."""
+    return [
+        parameter
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if parameter.requires_grad
+    ]
