@@ -6,10 +6,10 @@ batch first; a *column* is a tensor of shape ``[B, 1]``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch as th
 from torch import Tensor
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def minimum_over_critics(q_values: tuple[Tensor, ...]) -> Tensor:
@@ -65,7 +65,7 @@ def weighted_squared_error(errors: Tensor, weights: Tensor) -> Tensor:
     return (weights.detach() * errors.square()).sum() / batch_size
 
 
-def polyak_step(parameters: Sequence[Tensor], targets: Sequence[Tensor], tau: float) -> None:
+def polyak_step(parameters: Tensors, targets: Tensors, tau: float) -> None:
     """``target <- (1 - tau) * target + tau * parameter``, in place, all tensors in one call.
 
     Rounds as SB3's ``polyak_update`` does, in half its time.

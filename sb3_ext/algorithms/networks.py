@@ -17,8 +17,8 @@ class TargetNetwork:
     """
 
     def __init__(self, online: nn.Module, target: nn.Module) -> None:
-        self.parameters = list(online.parameters())
-        self.targets = list(target.parameters())
+        self.parameters = tuple(online.parameters())
+        self.targets = tuple(target.parameters())
         # Batch norm's running statistics are copied, not averaged (SB3 issue #996).
         self.statistics = get_parameters_by_name(online, ["running_"])
         self.target_statistics = get_parameters_by_name(target, ["running_"])
