@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from stable_baselines3.common.type_aliases import GymEnv
 
+from sb3_ext.algorithms.arguments import BaseArguments
 from sb3_ext.algorithms.composable import Composable
 from sb3_ext.algorithms.sac import SAC
 from sb3_ext.algorithms.td3 import TD3
@@ -48,7 +49,7 @@ class WithLikelihoodFree(Composable):
         logit_clip: float | str | None = "auto",
         normalize_inputs: bool | str = "auto",
         holdout_fraction: float = 0.1,
-        **kwargs: Any,
+        **kwargs: Unpack[BaseArguments],
     ) -> None:
         if kwargs.get("weighting") is not None:
             raise TypeError(

@@ -52,3 +52,11 @@ class TD3Arguments(OffPolicyArguments, total=False):
     policy_delay: int
     target_policy_noise: float
     target_noise_clip: float
+
+
+class BaseArguments(SACArguments, TD3Arguments, total=False):
+    """What a class that goes in front of several bases passes on; the base refuses the rest."""
+
+    replay: Any
+    weighting: Any
+    engine: str
