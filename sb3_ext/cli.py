@@ -8,6 +8,7 @@ from typing import Any
 
 from sb3_ext import __version__, registry
 from sb3_ext.registry import Plugin, PluginError
+from sb3_ext.signatures import constructor_arguments
 from sb3_ext.spec import Atom, Choice
 
 HOSTS = ("stable_baselines3", "sb3_contrib")
@@ -118,11 +119,8 @@ def _range(atom: Atom) -> str:
 
 def own_parameters(target: Any) -> list[inspect.Parameter]:
     """The named parameters that `target` adds to those of the Stable-Baselines3 class under it."""
-    host: set[str] = set()
-    for base in inspect.getmro(target)[1:] if inspect.isclass(target) else ():
-        if base.__module__.partition(".")[0] in HOSTS:
-            host = set(inspect.signature(base).parameters)
-            break
-    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    parameters = inspect.signature(target).parameters.values()
-    return [one for one in parameters if one.name not in host and one.kind not in variadic]
+    if not inspect.isclass(target):
+        return list(inspect.signature(target).parameters.values())
+    hosts = [base for base in target.__mro__[1:] if base.__module__.partition(".")[0] in HOSTS]
+    host = constructor_arguments(hosts[0]) if hosts else {}
+    return [one for name, one in constructor_arguments(target).items() if name not in host]

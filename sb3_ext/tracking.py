@@ -34,6 +34,8 @@ from stable_baselines3.common.logger import (
     make_output_format,
 )
 
+from sb3_ext.signatures import constructor_arguments
+
 if TYPE_CHECKING:
     import wandb
 
@@ -188,8 +190,9 @@ def model_config(model: BaseAlgorithm) -> dict[str, Any]:
     env = model.get_env()
     specs = env.get_attr("spec") if env is not None else []
     hyperparameters = {}
-    for name in _constructor_arguments(type(model)):
-        if name not in {"env", "seed", "verbose", "tensorboard_log"} and hasattr(model, name):
+    elsewhere = {"env", "seed", "verbose", "tensorboard_log", "_init_setup_model"}
+    for name in constructor_arguments(type(model)):
+        if name not in elsewhere and hasattr(model, name):
             value = _plain(getattr(model, name))
             if value is not _NOT_PLAIN:
                 hyperparameters[name] = value
@@ -202,16 +205,6 @@ def model_config(model: BaseAlgorithm) -> dict[str, Any]:
         "hyperparameters": hyperparameters,
         "versions": _versions(),
     }
-
-
-def _constructor_arguments(algorithm: type) -> list[str]:
-    names: dict[str, None] = {}
-    for cls in algorithm.__mro__:
-        if "__init__" in vars(cls) and cls is not object:
-            for parameter in list(inspect.signature(vars(cls)["__init__"]).parameters.values())[1:]:
-                if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                    names[parameter.name] = None
-    return [name for name in names if not name.startswith("_")]
 
 
 def _versions() -> dict[str, str]:

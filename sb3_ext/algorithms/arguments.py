@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypedDict
 
 import torch as th
@@ -9,9 +10,12 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import Schedule
 
+from sb3_ext.replay.sampler import SamplerConfig
+from sb3_ext.weighting import WeightingConfig
+
 
 class OffPolicyArguments(TypedDict, total=False):
-    """What every off-policy algorithm of SB3 takes; see SB3's documentation."""
+    """What every off-policy algorithm of SB3 takes, and after it what our bases add."""
 
     learning_rate: float | Schedule
     buffer_size: int
@@ -33,6 +37,10 @@ class OffPolicyArguments(TypedDict, total=False):
     seed: int | None
     device: th.device | str
     _init_setup_model: bool
+
+    replay: SamplerConfig | Mapping[str, Any] | str | None
+    weighting: WeightingConfig | Mapping[str, Any] | str | None
+    engine: str
 
 
 class SACArguments(OffPolicyArguments, total=False):
@@ -56,7 +64,3 @@ class TD3Arguments(OffPolicyArguments, total=False):
 
 class BaseArguments(SACArguments, TD3Arguments, total=False):
     """What a class that goes in front of several bases passes on; the base refuses the rest."""
-
-    replay: Any
-    weighting: Any
-    engine: str

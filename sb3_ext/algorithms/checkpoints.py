@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect as signatures
 import io
 import json
 import pathlib
@@ -120,30 +118,6 @@ def require_compatible(cls: type[Composable], summary: Summary, path: str) -> No
             f"{path} was saved by {found}, and {cls.__name__} continues only models of "
             f"{cls.family}: load it with the class that saved it"
         )
-
-
-def constructor_arguments(cls: type) -> set[str]:
-    """Names of all arguments that the constructors of a class and its bases take."""
-    names: set[str] = set()
-    for base in cls.__mro__:
-        if "__init__" in vars(base) and base is not object:
-            names |= set(signatures.signature(base.__init__).parameters)  # type: ignore[misc]
-    return names - {"self", "args", "kwargs"}
-
-
-def require_known_overrides(
-    cls: type[Composable], summary: Summary, overrides: dict[str, Any]
-) -> None:
-    """Refuse a misspelt override, which SB3 would store and never read.
-
-    :raises TypeError: with the near miss
-    """
-    known = constructor_arguments(cls) | summary.attributes
-    for name in overrides:
-        if name not in known:
-            near = difflib.get_close_matches(name, sorted(known), n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise TypeError(f"{cls.__name__}.load got an unknown argument {name!r}{hint}")
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from sb3_ext.algorithms import checkpoints
 from sb3_ext.algorithms.inputs import check_env, check_transition, resolve_config
 from sb3_ext.replay.sampler import Sampler, SamplerConfig
 from sb3_ext.replay.storage import Replay
+from sb3_ext.signatures import require_known
 from sb3_ext.updates import Batch, Clock, Step, run_updates
 from sb3_ext.weighting import Weighting, WeightingConfig
 
@@ -60,6 +61,7 @@ class Composable(OffPolicyAlgorithm):
         engine: str = "reference",
         **kwargs: Any,
     ) -> None:
+        require_known(type(self), kwargs, where=type(self).__name__)
         if engine != "reference":
             raise ValueError(f"engine must be 'reference', the only one so far, got {engine!r}")
         self.engine = engine
@@ -222,7 +224,7 @@ class Composable(OffPolicyAlgorithm):
             get_system_info()
         summary = checkpoints.inspect(path)
         checkpoints.require_compatible(cls, summary, str(path))
-        checkpoints.require_known_overrides(cls, summary, kwargs)
+        require_known(cls, kwargs, where=f"{cls.__name__}.load", also=summary.attributes)
         if "replay" in kwargs:
             kwargs["replay"] = _plain(resolve_config("sampler", kwargs["replay"]))
         if "weighting" in kwargs:

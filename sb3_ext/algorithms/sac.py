@@ -12,10 +12,8 @@ from torch import Tensor
 from sb3_ext.algorithms.arguments import SACArguments
 from sb3_ext.algorithms.composable import Composable
 from sb3_ext.algorithms.networks import TargetNetwork, learned_by
-from sb3_ext.replay.sampler import SamplerConfig
 from sb3_ext.td import minimum_over_critics, td_errors, td_target, weighted_squared_error
 from sb3_ext.updates import Batch, Step
-from sb3_ext.weighting import WeightingConfig
 
 
 class SAC(Composable, sb3.SAC):
@@ -26,10 +24,8 @@ class SAC(Composable, sb3.SAC):
 
     :param policy: as in SB3
     :param env: as in SB3
-    :param replay: see :class:`~sb3_ext.algorithms.composable.Composable`
-    :param weighting: likewise
-    :param engine: likewise
-    :param kwargs: ``stable_baselines3.SAC``'s arguments
+    :param kwargs: ``stable_baselines3.SAC``'s arguments, and ``replay``, ``weighting`` and
+        ``engine`` of :class:`~sb3_ext.algorithms.composable.Composable`
     """
 
     family = "SAC"
@@ -39,14 +35,9 @@ class SAC(Composable, sb3.SAC):
         policy: Any,
         env: GymEnv | str | None,
         *args: Any,
-        replay: SamplerConfig | dict[str, Any] | str | None = None,
-        weighting: WeightingConfig | dict[str, Any] | str | None = None,
-        engine: str = "reference",
         **kwargs: Unpack[SACArguments],
     ) -> None:
-        super().__init__(
-            policy, env, *args, replay=replay, weighting=weighting, engine=engine, **kwargs
-        )
+        super().__init__(policy, env, *args, **kwargs)
 
     def _setup_model(self) -> None:
         super()._setup_model()

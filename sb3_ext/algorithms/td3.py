@@ -12,10 +12,8 @@ from torch import Tensor
 from sb3_ext.algorithms.arguments import OffPolicyArguments, TD3Arguments
 from sb3_ext.algorithms.composable import Composable
 from sb3_ext.algorithms.networks import TargetNetwork, learned_by
-from sb3_ext.replay.sampler import SamplerConfig
 from sb3_ext.td import minimum_over_critics, td_errors, td_target, weighted_squared_error
 from sb3_ext.updates import Batch, Step
-from sb3_ext.weighting import WeightingConfig
 
 
 class TD3(Composable, sb3.TD3):
@@ -23,10 +21,8 @@ class TD3(Composable, sb3.TD3):
 
     :param policy: as in SB3
     :param env: as in SB3
-    :param replay: see :class:`~sb3_ext.algorithms.composable.Composable`
-    :param weighting: likewise
-    :param engine: likewise
-    :param kwargs: ``stable_baselines3.TD3``'s arguments
+    :param kwargs: ``stable_baselines3.TD3``'s arguments, and ``replay``, ``weighting`` and
+        ``engine`` of :class:`~sb3_ext.algorithms.composable.Composable`
     """
 
     family = "TD3"
@@ -36,14 +32,9 @@ class TD3(Composable, sb3.TD3):
         policy: Any,
         env: GymEnv | str | None,
         *args: Any,
-        replay: SamplerConfig | dict[str, Any] | str | None = None,
-        weighting: WeightingConfig | dict[str, Any] | str | None = None,
-        engine: str = "reference",
         **kwargs: Unpack[TD3Arguments],
     ) -> None:
-        super().__init__(
-            policy, env, *args, replay=replay, weighting=weighting, engine=engine, **kwargs
-        )
+        super().__init__(policy, env, *args, **kwargs)
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -108,11 +99,6 @@ class DDPG(TD3, sb3.DDPG):
         policy: Any,
         env: GymEnv | str | None,
         *args: Any,
-        replay: SamplerConfig | dict[str, Any] | str | None = None,
-        weighting: WeightingConfig | dict[str, Any] | str | None = None,
-        engine: str = "reference",
         **kwargs: Unpack[OffPolicyArguments],
     ) -> None:
-        super().__init__(
-            policy, env, *args, replay=replay, weighting=weighting, engine=engine, **kwargs
-        )
+        super().__init__(policy, env, *args, **kwargs)

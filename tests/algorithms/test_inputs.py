@@ -44,6 +44,12 @@ def test_an_unknown_env_id_is_answered_with_the_near_miss() -> None:
         LFIWSAC("MlpPolicy", "Pendulun-v1")
 
 
+@pytest.mark.parametrize("cls", [LFIWSAC, LFIWTD3])
+def test_a_misspelt_argument_is_answered_with_the_near_miss(cls: Any) -> None:
+    with pytest.raises(TypeError, match=f"{cls.__name__} got an .*'temprature'; .*'temperature'"):
+        cls("MlpPolicy", make_env(), temprature=5)
+
+
 def test_an_unknown_engine_is_refused() -> None:
     with pytest.raises(ValueError, match=r"engine must be 'reference'.*got 'warp'"):
         SAC("MlpPolicy", make_env(), engine="warp")

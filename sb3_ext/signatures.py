@@ -1,0 +1,43 @@
+"""Which arguments a class takes, also where its constructors hand them on as ``**kwargs``."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable
+
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def constructor_arguments(cls: type) -> dict[str, inspect.Parameter]:
+    """The named arguments of a class's constructor and of all its bases', by their names.
+
+    Where several define one, the most derived wins; that is also the order.
+
+    :param cls: any class
+    """
+    found: dict[str, inspect.Parameter] = {}
+    for base in cls.__mro__:
+        if "__init__" in vars(base) and base is not object:
+            own = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
+            for parameter in own:
+                if parameter.kind not in _VARIADIC:
+                    found.setdefault(parameter.name, parameter)
+    return found
+
+
+def require_known(cls: type, names: Iterable[str], *, where: str, also: Iterable[str] = ()) -> None:
+    """Refuse misspelt arguments.
+
+    :param cls: whose arguments are meant
+    :param names: what was given
+    :param where: whom the error names, such as ``"SAC.load"``
+    :param also: further names that are right
+    :raises TypeError: with the near miss
+    """
+    known = {*constructor_arguments(cls), *also}
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"{where} got an unknown argument {name!r}{hint}")
