@@ -74,7 +74,6 @@ def test_every_example_has_a_tiny_budget():
     assert scripts == set(TINY)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("script", sorted(TINY))
 def test_the_example_runs_and_leaves_its_files(script, tmp_path):
     tiny = TINY[script]

@@ -64,6 +64,10 @@ class Composable(OffPolicyAlgorithm):
         require_known(type(self), kwargs, where=type(self).__name__)
         if engine != "reference":
             raise ValueError(f"engine must be 'reference', the only one so far, got {engine!r}")
+        if replay is not None and kwargs.get("replay_buffer_class") is not None:
+            raise ValueError(
+                "replay= and replay_buffer_class= both say how transitions are drawn; give one"
+            )
         self.engine = engine
         # Resolved now and not in _setup_model, so that a wrong name fails before the environment
         # is made; kept as plain values, so that `load(path, weighting=...)` and JSON work.

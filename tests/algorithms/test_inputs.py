@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_ext import LFIWSAC, LFIWTD3, SAC, TD3
@@ -215,6 +216,17 @@ class OldestFirst(Sampler):
 class OldestFirstConfig:
     def build(self, algorithm: Any) -> Sampler:
         return OldestFirst()
+
+
+def test_two_doors_to_one_room_are_refused() -> None:
+    with pytest.raises(ValueError, match="replay= and replay_buffer_class= both"):
+        SAC(
+            "MlpPolicy",
+            make_env(),
+            replay=OldestFirstConfig(),
+            replay_buffer_class=ReplayBuffer,
+            **small(),
+        )
 
 
 @pytest.mark.parametrize("cls", [SAC, TD3])
