@@ -7,7 +7,8 @@ what was seen. ``run_updates`` asks them in this order and is the only place tha
 This module, ``algorithms/`` and ``replay/storage.py`` are the only ones that lean on the inside
 of Stable-Baselines3. When SB3 moves, this is the list to check:
 
-* ``_setup_model``, ``_setup_learn``, ``_store_transition``, ``train``: overridden
+* ``_setup_model``, ``_create_aliases``, ``_setup_learn``, ``_store_transition``, ``train``:
+  overridden
 * ``_update_learning_rate``, ``_current_progress_remaining``, ``_n_updates``, ``_last_obs``,
   ``_vec_normalize_env``: read or called
 * ``_get_torch_save_params``, ``_excluded_save_params``: extended

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any, Unpack
 
 from stable_baselines3.common.type_aliases import GymEnv
@@ -11,13 +12,15 @@ from sb3_ext.algorithms.composable import Composable
 from sb3_ext.algorithms.sac import SAC
 from sb3_ext.algorithms.td3 import TD3
 from sb3_ext.plugins.lfiw.config import DEFAULT_FAST_BUFFER_SIZE, OPTIONS, LikelihoodFree
+from sb3_ext.plugins.lfiw.weighting import LikelihoodFreeWeighting
 from sb3_ext.weighting import WeightingConfig
 
 
 class WithLikelihoodFree(Composable):
     """A base whose weighting is LFIW. The options are plain attributes, as users of SB3 expect.
 
-    They are saved as such, so ``load(path, temperature=9)`` overrides one.
+    They are saved as such, so ``load(path, temperature=9)`` overrides one, and one that is changed
+    on the model takes effect at the next update.
 
     :param policy: as in SB3
     :param env: as in SB3
@@ -51,11 +54,6 @@ class WithLikelihoodFree(Composable):
         holdout_fraction: float = 0.1,
         **kwargs: Unpack[BaseArguments],
     ) -> None:
-        if kwargs.get("weighting") is not None:
-            raise TypeError(
-                f"{type(self).__name__} brings its own weighting; for another one use its base "
-                "with weighting=..."
-            )
         self.temperature = temperature
         self.fast_buffer_size = fast_buffer_size
         self.divergence = divergence
@@ -68,6 +66,22 @@ class WithLikelihoodFree(Composable):
         self.holdout_fraction = holdout_fraction
         self.weighting_config()  # wrong options fail before the environment is made
         super().__init__(policy, env, *args, **kwargs)
+
+    @classmethod
+    def check_arguments(cls, given: Mapping[str, Any], where: str, saved: Iterable[str]) -> None:
+        """A weighting of one's own is refused too."""
+        super().check_arguments(given, where, saved)
+        if given.get("weighting") is not None:
+            raise TypeError(
+                f"{where} takes no weighting=: {cls.__name__} brings its own, and temperature and "
+                "its other options are arguments; for another weighting use the base class"
+            )
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """As in SB3; an option changed meanwhile (``model.temperature = 9``) takes effect."""
+        if isinstance(self.weigher, LikelihoodFreeWeighting):
+            self.weigher.reconfigure(self.weighting_config())
+        super().train(gradient_steps, batch_size)
 
     def weighting_config(self) -> LikelihoodFree:
         """The config that the plain attributes make."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from typing import Any
+
+import numpy as np
 
 from sb3_ext.algorithms.composable import Composable
 from sb3_ext.plugins.lfiw.equations import DIVERGENCES, WEIGHT_FORMS
@@ -33,8 +36,8 @@ class LikelihoodFree:
     :param ratio_updates: steps of the ratio network for each gradient step
     :param logit_clip: bound of the logit: ``"auto"`` is ln(slow / fast), the truth's own bound;
         a number; or None for no bound
-    :param normalize_inputs: whether the ratio network standardises features; ``"auto"`` does
-        unless VecNormalize or raw features make it needless
+    :param normalize_inputs: whether the ratio network standardises features; ``"auto"`` does so
+        for learned features, and for plain observations unless VecNormalize has done it
     :param holdout_fraction: share of the fast window that the ratio network never trains on, to
         see whether it memorises; 0 for none
     """
@@ -51,68 +54,27 @@ class LikelihoodFree:
     holdout_fraction: float = 0.1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ratio_net_arch", tuple(self.ratio_net_arch))
-        _require(
-            _positive(self.temperature), "temperature must be > 0 and finite", self.temperature
-        )
-        _require(
-            isinstance(self.fast_buffer_size, int) and self.fast_buffer_size >= 1,
-            "fast_buffer_size must be an integer >= 1",
-            self.fast_buffer_size,
-        )
-        _require(
-            self.divergence in DIVERGENCES,
-            f"divergence must be one of {DIVERGENCES}",
-            self.divergence,
-        )
-        _require(
-            self.weight_form in WEIGHT_FORMS,
-            f"weight_form must be one of {WEIGHT_FORMS}",
-            self.weight_form,
-        )
-        _require(
-            all(isinstance(width, int) and width >= 1 for width in self.ratio_net_arch),
-            "ratio_net_arch must hold layer widths >= 1",
-            self.ratio_net_arch,
-        )
-        _require(
-            self.ratio_learning_rate is None or _positive(self.ratio_learning_rate),
-            "ratio_learning_rate must be None or > 0",
-            self.ratio_learning_rate,
-        )
-        _require(
-            isinstance(self.ratio_updates, int) and self.ratio_updates >= 1,
-            "ratio_updates must be an integer >= 1",
-            self.ratio_updates,
-        )
-        _require(
-            self.logit_clip in (None, "auto") or _positive(self.logit_clip),
-            "logit_clip must be 'auto', None or > 0",
-            self.logit_clip,
-        )
-        _require(
-            self.normalize_inputs in (True, False, "auto"),
-            "normalize_inputs must be 'auto', True or False",
-            self.normalize_inputs,
-        )
-        _require(
-            0 <= self.holdout_fraction <= 0.5,
-            "holdout_fraction must be between 0 and 0.5",
-            self.holdout_fraction,
-        )
+        for name, (holds, law) in _LAWS.items():
+            value = getattr(self, name)
+            if not holds(value):
+                raise ValueError(f"LikelihoodFree: {name} must be {law}, got {value!r}")
+        # JSON has no tuples; and what is saved is plain.
+        object.__setattr__(self, "ratio_net_arch", tuple(map(int, self.ratio_net_arch)))
 
-    def build(self, algorithm: Composable) -> LikelihoodFreeWeighting:
-        """The living part; a default fast buffer that would not fit is clipped, with a note."""
-        fast = self.fast_buffer_size
-        capacity = ring_size(algorithm)
-        if fast >= capacity and isinstance(fast, _Default):
+    def fitted_to(self, algorithm: Composable) -> LikelihoodFree:
+        """The options for an algorithm's replay buffer.
+
+        :return: the same, but for a default fast buffer that does not fit: it shrinks, with a note
+        :raises ValueError: if a chosen fast buffer does not leave room for older transitions
+        """
+        fast, capacity, n_envs = self.fast_buffer_size, ring_size(algorithm), algorithm.n_envs
+        if isinstance(fast, _Default) and fast >= capacity:
             fast = max(capacity // 10, 1)
             warnings.warn(
-                f"the default fast_buffer_size={int(self.fast_buffer_size)} does not fit into a "
+                f"the default fast_buffer_size={self.fast_buffer_size} does not fit into a "
                 f"replay buffer of {capacity} transitions; using {fast}",
                 stacklevel=2,
             )
-        n_envs = algorithm.n_envs
         if -(-fast // n_envs) * n_envs >= capacity:
             raise ValueError(
                 "fast_buffer_size must be smaller than the replay buffer, got "
@@ -120,17 +82,48 @@ class LikelihoodFree:
                 f"(buffer_size={algorithm.buffer_size}, n_envs={n_envs}); the weights compare the "
                 "newest transitions with all: lower fast_buffer_size or raise buffer_size"
             )
-        options = {**asdict(self), "fast_buffer_size": int(fast)}
-        return LikelihoodFreeWeighting(LikelihoodFree(**options), algorithm)
+        return replace(self, fast_buffer_size=int(fast))
+
+    def build(self, algorithm: Composable) -> LikelihoodFreeWeighting:
+        """The living part."""
+        return LikelihoodFreeWeighting(self.fitted_to(algorithm), algorithm)
+
+
+_NUMBER = (int, float, np.integer, np.floating)
+
+
+def _integer(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and type(value) is not bool and bool(value >= 1)
 
 
 def _positive(value: Any) -> bool:
-    return isinstance(value, (int, float)) and 0 < value < math.inf
+    return isinstance(value, _NUMBER) and type(value) is not bool and bool(0 < value < math.inf)
 
 
-def _require(law_holds: bool, law: str, value: Any) -> None:
-    if not law_holds:
-        raise ValueError(f"LikelihoodFree: {law}, got {value!r}")
+def _widths(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and all(map(_integer, value))
 
 
+def _share(value: Any) -> bool:
+    return isinstance(value, _NUMBER) and bool(0 <= value <= 0.5)
+
+
+_LAWS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "temperature": (_positive, "> 0 and finite"),
+    "fast_buffer_size": (_integer, "an integer >= 1"),
+    "divergence": (lambda value: value in DIVERGENCES, f"one of {DIVERGENCES}"),
+    "weight_form": (lambda value: value in WEIGHT_FORMS, f"one of {WEIGHT_FORMS}"),
+    "ratio_net_arch": (_widths, "a tuple of layer widths >= 1"),
+    "ratio_learning_rate": (lambda value: value is None or _positive(value), "None or > 0"),
+    "ratio_updates": (_integer, "an integer >= 1"),
+    "logit_clip": (
+        lambda value: value in (None, "auto") or _positive(value),
+        "'auto', None or > 0",
+    ),
+    "normalize_inputs": (
+        lambda value: value == "auto" or isinstance(value, bool),
+        "'auto', True or False",
+    ),
+    "holdout_fraction": (_share, "between 0 and 0.5"),
+}
 OPTIONS = tuple(field.name for field in fields(LikelihoodFree))

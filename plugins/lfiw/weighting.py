@@ -71,6 +71,22 @@ class LikelihoodFreeWeighting(Weighting):
         self._collapsed_for = 0
         self._metrics = {"lfiw/active": 0.0}
 
+    def reconfigure(self, config: LikelihoodFree) -> None:
+        """Go on with other options, such as a temperature that a callback anneals.
+
+        :raises ValueError: for options that the ratio network is built from
+        """
+        if config == self.config:
+            return
+        for name in ("ratio_net_arch", "normalize_inputs"):
+            if getattr(config, name) != getattr(self.config, name):
+                raise ValueError(
+                    f"{name} is built into the ratio network and cannot change during training, "
+                    f"from {getattr(self.config, name)!r} to {getattr(config, name)!r}; make a new "
+                    "model"
+                )
+        self.config = config.fitted_to(self.algorithm)
+
     # -- what the loop calls -----------------------------------------------------------------
 
     def training_starts(self, replay: Replay, timesteps: int) -> None:

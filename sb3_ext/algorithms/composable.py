@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import pathlib
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any, ClassVar, Self
 
@@ -61,13 +61,10 @@ class Composable(OffPolicyAlgorithm):
         engine: str = "reference",
         **kwargs: Any,
     ) -> None:
-        require_known(type(self), kwargs, where=type(self).__name__)
+        given = {**kwargs, "replay": replay, "weighting": weighting}
+        self.check_arguments(given, type(self).__name__, saved=())
         if engine != "reference":
             raise ValueError(f"engine must be 'reference', the only one so far, got {engine!r}")
-        if replay is not None and kwargs.get("replay_buffer_class") is not None:
-            raise ValueError(
-                "replay= and replay_buffer_class= both say how transitions are drawn; give one"
-            )
         self.engine = engine
         # Resolved now and not in _setup_model, so that a wrong name fails before the environment
         # is made; kept as plain values, so that `load(path, weighting=...)` and JSON work.
@@ -79,6 +76,21 @@ class Composable(OffPolicyAlgorithm):
         self.saved_by = type(self).__name__
         made: Any = check_env(env, type(self).__name__, int(kwargs.get("verbose", 0)))
         super().__init__(policy, made, *args, **kwargs)
+
+    @classmethod
+    def check_arguments(cls, given: Mapping[str, Any], where: str, saved: Iterable[str]) -> None:
+        """Refuse what is misspelt or contradicts itself, in the constructor and in ``load``.
+
+        :param given: arguments by name
+        :param where: who got them, for the error
+        :param saved: names that a saved model knows beside the constructor's
+        """
+        require_known(cls, given, where=where, also=saved)
+        if given.get("replay") is not None and given.get("replay_buffer_class") is not None:
+            raise ValueError(
+                f"{where} got both replay= and replay_buffer_class=, which say in two ways how "
+                "transitions are drawn; give one of them"
+            )
 
     # -- what a base writes ------------------------------------------------------------------
 
@@ -144,6 +156,11 @@ class Composable(OffPolicyAlgorithm):
         self.saved_by = type(self).__name__
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, Any]:
+        if self.env is None:
+            raise ValueError(
+                f"this {type(self).__name__} has no environment to learn in: pass env= to load, or "
+                "call set_env first"
+            )
         total, callback = super()._setup_learn(total_timesteps, *args, **kwargs)
         check_transition(self._last_obs, None, self.num_timesteps)
         if self.weigher is not None:
@@ -208,7 +225,7 @@ class Composable(OffPolicyAlgorithm):
     def load(
         cls,
         path: str | pathlib.Path | io.BufferedIOBase,
-        env: GymEnv | None = None,
+        env: GymEnv | str | None = None,
         device: th.device | str = "auto",
         custom_objects: dict[str, Any] | None = None,
         print_system_info: bool = False,
@@ -228,14 +245,15 @@ class Composable(OffPolicyAlgorithm):
             get_system_info()
         summary = checkpoints.inspect(path)
         checkpoints.require_compatible(cls, summary, str(path))
-        require_known(cls, kwargs, where=f"{cls.__name__}.load", also=summary.attributes)
+        cls.check_arguments(kwargs, f"{cls.__name__}.load", saved=summary.attributes)
+        made: Any = check_env(env, cls.__name__)
         if "replay" in kwargs:
             kwargs["replay"] = _plain(resolve_config("sampler", kwargs["replay"]))
         if "weighting" in kwargs:
             kwargs["weighting"] = _plain(resolve_config("weighting", kwargs["weighting"]))
         with checkpoints.adapting(cls, summary, kwargs):
             return super().load(
-                path, env, device, custom_objects, print_system_info, force_reset, **kwargs
+                path, made, device, custom_objects, print_system_info, force_reset, **kwargs
             )
 
     def save_for_sb3(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:

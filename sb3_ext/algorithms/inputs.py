@@ -12,6 +12,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_ext import registry
 from sb3_ext.errors import NonFiniteError
+from sb3_ext.signatures import require_known
 from sb3_ext.spec import Kind
 
 _DOORS: dict[Kind, str] = {"sampler": "replay", "weighting": "weighting"}
@@ -54,7 +55,9 @@ def resolve_config(kind: Kind, value: Any) -> Any:
             raise TypeError(
                 f"{_DOORS[kind]}= as a mapping must have a 'name', got the keys {sorted(value)}"
             )
-        return registry.load(name, kind=kind)(**options)
+        config = registry.load(name, kind=kind)
+        require_known(config, options, where=f"{_DOORS[kind]}={name!r}")
+        return config(**options)
     if isinstance(value, type) or not callable(getattr(value, "build", None)):
         raise TypeError(
             f"{_DOORS[kind]}= takes a config object (with a build method), a registered name, or "

@@ -39,8 +39,8 @@ class SAC(Composable, sb3.SAC):
     ) -> None:
         super().__init__(policy, env, *args, **kwargs)
 
-    def _setup_model(self) -> None:
-        super()._setup_model()
+    def _create_aliases(self) -> None:
+        super()._create_aliases()
         self.follower = TargetNetwork(self.critic, self.critic_target)
 
     def _excluded_save_params(self) -> list[str]:

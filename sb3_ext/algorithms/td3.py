@@ -36,8 +36,8 @@ class TD3(Composable, sb3.TD3):
     ) -> None:
         super().__init__(policy, env, *args, **kwargs)
 
-    def _setup_model(self) -> None:
-        super()._setup_model()
+    def _create_aliases(self) -> None:
+        super()._create_aliases()
         self.followers = (
             TargetNetwork(self.critic, self.critic_target),
             TargetNetwork(self.actor, self.actor_target),

@@ -61,7 +61,11 @@ def test_an_unknown_engine_is_refused() -> None:
     [
         ({"weighting": "lfwi"}, Exception, "did you mean 'lfiw'"),
         ({"weighting": {"temperature": 5}}, TypeError, "must have a 'name'.*'temperature'"),
-        ({"weighting": {"name": "lfiw", "heat": 5}}, TypeError, "heat"),
+        (
+            {"weighting": {"name": "lfiw", "temprature": 5}},
+            TypeError,
+            "weighting='lfiw' got an unknown argument 'temprature'; did you mean 'temperature'",
+        ),
         ({"weighting": {"name": "lfiw", "temperature": 0}}, ValueError, "temperature must be > 0"),
         ({"weighting": 5}, TypeError, "weighting= takes a config object.*got 5"),
         ({"weighting": dict}, TypeError, "weighting= takes"),
@@ -219,7 +223,7 @@ class OldestFirstConfig:
 
 
 def test_two_doors_to_one_room_are_refused() -> None:
-    with pytest.raises(ValueError, match="replay= and replay_buffer_class= both"):
+    with pytest.raises(ValueError, match="both replay= and replay_buffer_class="):
         SAC(
             "MlpPolicy",
             make_env(),

@@ -205,3 +205,15 @@ def test_the_oracle_itself_changes_stock_sb3_unless_weights_are_one() -> None:
             model.learn(200, reset_num_timesteps=False)
         equal = all(th.equal(everything(plain)[k], v) for k, v in everything(model).items())
         assert equal is same
+
+
+@pytest.mark.parametrize("name", ["SAC", "TD3"])
+def test_a_policy_put_in_afterwards_is_followed_by_its_own_target(name: str) -> None:
+    """As in SB3, ``_create_aliases`` is all that such a change takes."""
+    models = []
+    for cls in (getattr(sb3, name), OURS[name]):
+        model, other = (trained(cls, make_env(), updates=10, seed=seed) for seed in (3, 4))
+        model.policy = other.policy
+        model._create_aliases()
+        models.append(model.learn(60, reset_num_timesteps=False))
+    assert_same_bits(models[1], models[0])

@@ -219,6 +219,15 @@ def test_ours_is_exported_to_a_zip_that_stock_sb3_loads(
     model.learn(40)
 
 
+def test_an_env_may_be_named_and_learning_without_one_is_refused(tmp_path: Path) -> None:
+    SAC("MlpPolicy", "Pendulum-v1", buffer_size=100).save(tmp_path / "m")
+    SAC.load(tmp_path / "m", env="Pendulum-v1").learn(5)
+    with pytest.raises(ValueError, match="no environment to learn in: pass env="):
+        SAC.load(tmp_path / "m").learn(5)
+    with pytest.raises(ValueError, match="SAC supports Box action spaces"):
+        SAC.load(tmp_path / "m", env="CartPole-v1")
+
+
 # -- refused ---------------------------------------------------------------------------------------
 
 

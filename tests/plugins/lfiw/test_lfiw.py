@@ -435,9 +435,12 @@ def test_the_bound_and_the_papers_temperature_prevent_the_collapse() -> None:
         ({"temperature": "hot"}, "temperature must be > 0.*'hot'"),
         ({"fast_buffer_size": 0}, "fast_buffer_size must be an integer >= 1"),
         ({"fast_buffer_size": 1e4}, "fast_buffer_size must be an integer >= 1"),
+        ({"fast_buffer_size": True}, "fast_buffer_size must be an integer >= 1"),
+        ({"ratio_net_arch": 64}, "ratio_net_arch must be a tuple of layer widths"),
+        ({"holdout_fraction": "x"}, "holdout_fraction must be between 0 and 0.5"),
         ({"divergence": "tv"}, r"divergence must be one of \('js', .*got 'tv'"),
         ({"weight_form": "odds"}, r"weight_form must be one of \('ratio', 'prob'\).*got 'odds'"),
-        ({"ratio_net_arch": (64, 0)}, "ratio_net_arch must hold layer widths"),
+        ({"ratio_net_arch": (64, 0)}, "ratio_net_arch must be a tuple of layer widths"),
         ({"ratio_learning_rate": -1e-3}, "ratio_learning_rate must be None or > 0"),
         ({"ratio_updates": 0}, "ratio_updates must be an integer >= 1"),
         ({"logit_clip": 0}, "logit_clip must be 'auto', None or > 0"),
@@ -502,9 +505,35 @@ def test_every_base_takes_it_as_a_weighting(base: Any, weighting: Any) -> None:
             assert th.equal(a, b)
 
 
-def test_its_own_weighting_leaves_no_room_for_another() -> None:
-    with pytest.raises(TypeError, match="LFIWSAC brings its own weighting"):
+def test_its_own_weighting_leaves_no_room_for_another(tmp_path: Any) -> None:
+    with pytest.raises(TypeError, match=r"LFIWSAC takes no weighting=.*brings its own"):
         small(weighting="lfiw")
+    small().save(tmp_path / "m")
+    with pytest.raises(TypeError, match=r"LFIWSAC\.load takes no weighting="):
+        LFIWSAC.load(tmp_path / "m", weighting={"name": "lfiw", "temperature": 9})
+
+
+def test_an_option_changed_on_the_model_takes_effect_or_says_why_not() -> None:
+    model = small()
+    model.learn(80)
+    model.temperature = 1e6
+    model.learn(1, reset_num_timesteps=False)
+    assert model.weigher.metrics()["lfiw/weight_max"] == pytest.approx(1, abs=1e-3)
+    model.ratio_net_arch = (8,)
+    with pytest.raises(ValueError, match="ratio_net_arch is built into the ratio network"):
+        model.learn(1, reset_num_timesteps=False)
+    model.ratio_net_arch, model.temperature = (16, 16), -1
+    with pytest.raises(ValueError, match="temperature must be > 0"):
+        model.learn(1, reset_num_timesteps=False)
+    model.temperature, model.fast_buffer_size = 5.0, 500
+    with pytest.raises(ValueError, match="fast_buffer_size must be smaller"):
+        model.learn(1, reset_num_timesteps=False)
+
+
+def test_numpy_numbers_are_numbers() -> None:
+    model = small(fast_buffer_size=np.int64(40), temperature=np.float32(3.0))
+    assert type(model.fast_buffer_size) is int
+    model.learn(60)
 
 
 def test_the_same_seed_gives_the_same_run() -> None:
