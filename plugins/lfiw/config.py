@@ -58,7 +58,8 @@ class LikelihoodFree:
             value = getattr(self, name)
             if not holds(value):
                 raise ValueError(f"LikelihoodFree: {name} must be {law}, got {value!r}")
-        # JSON has no tuples; and what is saved is plain.
+            if isinstance(value, np.generic):  # what is saved is plain
+                object.__setattr__(self, name, value.item())
         object.__setattr__(self, "ratio_net_arch", tuple(map(int, self.ratio_net_arch)))
 
     def fitted_to(self, algorithm: Composable) -> LikelihoodFree:

@@ -62,7 +62,10 @@ def inspect(path: str | pathlib.Path | io.BufferedIOBase) -> Summary:
     :raises FileNotFoundError: if there is no such file
     :raises CheckpointError: if it is not a zip of SB3's, cut short or damaged
     """
-    file = open_path(path, "r", suffix="zip")
+    try:
+        file = open_path(path, "r", suffix="zip")
+    except IsADirectoryError as error:
+        raise CheckpointError(f"{path} is a folder; name the zip file of a saved model") from error
     try:
         with zipfile.ZipFile(file) as archive:
             damaged = archive.testzip()

@@ -271,6 +271,8 @@ def test_truncated_and_damaged_files_are_refused(tmp_path: Path) -> None:
             LFIWSAC.load(tmp_path / name)
     with pytest.raises(CheckpointError, match=r"has no part 'data'.*holiday"):
         LFIWSAC.load(tmp_path / "other")
+    with pytest.raises(CheckpointError, match="is a folder; name the zip file"):
+        LFIWSAC.load(tmp_path)
     with pytest.raises(FileNotFoundError):
         LFIWSAC.load(tmp_path / "missing")
 

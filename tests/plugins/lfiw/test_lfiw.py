@@ -533,6 +533,7 @@ def test_an_option_changed_on_the_model_takes_effect_or_says_why_not() -> None:
 def test_numpy_numbers_are_numbers() -> None:
     model = small(fast_buffer_size=np.int64(40), temperature=np.float32(3.0))
     assert type(model.fast_buffer_size) is int
+    assert type(model.temperature) is float
     model.learn(60)
 
 
