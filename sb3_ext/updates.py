@@ -62,12 +62,15 @@ class Draw:
     :param samples: SB3's batch of B transitions
     :param weights: the sampler's correction ``[B, 1]``; ones under uniform replay
     :param indices: transition indices ``[B]``, or None when SB3's own ``sample()`` drew the batch
-        uniformly and told nobody which rows
+        uniformly: it chooses the environments where nobody sees it
+    :param rows: the ring's rows ``[B]`` that the transitions are from, or None where a buffer does
+        not say
     """
 
     samples: Batch
     weights: Tensor
     indices: Indices | None = None
+    rows: Indices | None = None
 
     @property
     def uniform(self) -> bool:
@@ -93,20 +96,32 @@ def critic_weights(algorithm: Composable, draw: Draw) -> Tensor:
     The one place where weights are checked.
 
     :return: ``[B, 1]``, no gradient
-    :raises ValueError: if the weighting's answer is not a column, or not finite and >= 0
+    :raises ValueError: if an answer of theirs is not a column, or not finite and >= 0
+    :raises TypeError: if it is no tensor
     """
+    batch_size = len(draw.samples.rewards)
+    if algorithm.sampler is not None:
+        _require_weights(draw.weights, batch_size, algorithm.sampler)
     if algorithm.weigher is None:
-        return require_column(draw.weights, len(draw.samples.rewards))
+        return draw.weights
     weights = algorithm.weigher.weigh(draw, algorithm.replay_view)
-    require_column(weights, len(draw.samples.rewards))
+    _require_weights(weights, batch_size, algorithm.weigher)
+    return draw.weights * weights.detach()
+
+
+def _require_weights(weights: object, batch_size: int, source: object) -> None:
+    if not isinstance(weights, Tensor):
+        raise TypeError(
+            f"{type(source).__name__} must give its weights as a tensor of shape "
+            f"[{batch_size}, 1], got {type(weights).__name__}"
+        )
+    require_column(weights, batch_size)
     # NaN compares false, so this one sentence catches NaN, infinity and negative weights.
     if not bool(((weights >= 0) & (weights < th.inf)).all()):
         raise ValueError(
             "weights must be finite and >= 0, got values between "
-            f"{weights.min().item()} and {weights.max().item()} from "
-            f"{type(algorithm.weigher).__name__} at update {algorithm._n_updates}"
+            f"{weights.min().item()} and {weights.max().item()} from {type(source).__name__}"
         )
-    return draw.weights * weights.detach()
 
 
 def step_all_tensors_at_once(optimizers: Iterable[th.optim.Optimizer]) -> None:

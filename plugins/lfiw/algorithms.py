@@ -77,6 +77,16 @@ class WithLikelihoodFree(Composable):
                 "its other options are arguments; for another weighting use the base class"
             )
 
+    @classmethod
+    def inherit_weighting(
+        cls, saved: Mapping[str, Any] | None, overrides: dict[str, Any]
+    ) -> dict[str, Any]:
+        """A base that was saved with LFIW brings its options along."""
+        if saved is None:
+            return overrides
+        options = {name: saved[name] for name in OPTIONS} if saved["name"] == "lfiw" else {}
+        return {**options, **overrides, "weighting": None}
+
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """As in SB3; an option changed meanwhile (``model.temperature = 9``) takes effect."""
         if isinstance(self.weigher, LikelihoodFreeWeighting):

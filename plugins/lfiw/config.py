@@ -69,7 +69,7 @@ class LikelihoodFree:
         :raises ValueError: if a chosen fast buffer does not leave room for older transitions
         """
         fast, capacity, n_envs = self.fast_buffer_size, ring_size(algorithm), algorithm.n_envs
-        if isinstance(fast, _Default) and fast >= capacity:
+        if isinstance(fast, _Default) and -(-fast // n_envs) * n_envs >= capacity:
             fast = max(capacity // 10, 1)
             warnings.warn(
                 f"the default fast_buffer_size={self.fast_buffer_size} does not fit into a "
@@ -110,7 +110,7 @@ def _share(value: Any) -> bool:
 
 
 _LAWS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "temperature": (_positive, "> 0 and finite"),
+    "temperature": (_positive, "> 0, a finite number"),
     "fast_buffer_size": (_integer, "an integer >= 1"),
     "divergence": (lambda value: value in DIVERGENCES, f"one of {DIVERGENCES}"),
     "weight_form": (lambda value: value in WEIGHT_FORMS, f"one of {WEIGHT_FORMS}"),

@@ -99,14 +99,15 @@ def normalized_weights(
         raise ValueError(f"logits must have shape [B, 1], got {list(logits.shape)}")
     if not temperature > 0:
         raise ValueError(f"temperature must be > 0, got {temperature}")
-    tempered = logits.detach() / temperature
     if weight_form == "ratio":
-        # Any common factor cancels in the quotient; this one keeps the largest exponential at 1.
-        weights = (tempered - tempered.max()).exp()
+        log_weights = logits.detach() / temperature
     elif weight_form == "prob":
-        weights = tempered.sigmoid()
+        log_weights = F.logsigmoid(logits.detach() / temperature)
     else:
         raise ValueError(f"weight_form must be one of {WEIGHT_FORMS}, got {weight_form!r}")
+    # A common factor cancels in the quotient; this one makes the largest weight 1, so that no
+    # temperature overflows or leaves zeros only.
+    weights = (log_weights - log_weights.max()).exp()
     if correction is None:
         return weights / weights.mean()
     if correction.shape != logits.shape:

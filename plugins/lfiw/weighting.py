@@ -21,7 +21,7 @@ from sb3_ext.plugins.lfiw.equations import (
     effective_sample_size,
     normalized_weights,
 )
-from sb3_ext.plugins.lfiw.ratio import RatioNetwork, draw_split
+from sb3_ext.plugins.lfiw.ratio import RatioNetwork, draw_split, held_out
 from sb3_ext.replay.storage import Observations, Replay
 from sb3_ext.replay.window import Indices, Window
 from sb3_ext.updates import Draw
@@ -96,10 +96,10 @@ class LikelihoodFreeWeighting(Weighting):
         fast_size = -(-self.config.fast_buffer_size // window.n_envs) * window.n_envs
         if reached <= fast_size:
             warnings.warn(
-                "the importance weights will stay at 1: they begin when the replay buffer holds "
-                f"more than fast_buffer_size={self.config.fast_buffer_size} transitions, and with "
-                f"total_timesteps={timesteps} it ends with {reached}; train longer or lower "
-                "fast_buffer_size",
+                "the importance weights will stay at 1 in this call of learn: they begin when the "
+                f"replay buffer holds more than fast_buffer_size={self.config.fast_buffer_size} "
+                f"transitions, and with total_timesteps={timesteps} it ends with {reached}; train "
+                "longer, lower fast_buffer_size, or load_replay_buffer if this goes on from a file",
                 stacklevel=2,
             )
 
@@ -118,13 +118,14 @@ class LikelihoodFreeWeighting(Weighting):
         if draw.uniform:
             # The batch is itself a uniform draw of the slow buffer: one forward pass serves the
             # ratio loss and the weights.
-            logits = self._train(features, actions, fast, replay, limit)
+            logits = self._train(features, actions, draw.rows, fast, replay, limit)
         else:
             with th.no_grad():
                 logits = bounded_logits(self.network(features, actions), limit)
-            self._train(*self._inputs(slow.draw(n, self.rng), replay), fast, replay, limit)
-        for _ in range(self.config.ratio_updates - 1):
-            self._train(*self._inputs(slow.draw(n, self.rng), replay), fast, replay, limit)
+        for _ in range(self.config.ratio_updates - draw.uniform):
+            drawn = slow.draw(n, self.rng)
+            rows = drawn // slow.n_envs
+            self._train(*self._inputs(drawn, replay), rows, fast, replay, limit)
 
         weights = normalized_weights(
             logits,
@@ -148,6 +149,7 @@ class LikelihoodFreeWeighting(Weighting):
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "normalize": self.network.normalize,
             "updates": self.updates,
             "collapsed_for": self._collapsed_for,
             "metrics": dict(self._metrics),
@@ -167,6 +169,9 @@ class LikelihoodFreeWeighting(Weighting):
                 "on these observations and actions; load with the ratio_net_arch that it was "
                 f"trained with ({error})"
             ) from error
+        if self.config.normalize_inputs == "auto":
+            # As it was trained, also where the VecNormalize of then is not there (yet).
+            self.network.normalize = state["normalize"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.updates = state["updates"]
         self._collapsed_for = state["collapsed_for"]
@@ -195,8 +200,13 @@ class LikelihoodFreeWeighting(Weighting):
     def _features(self, observations: Observations) -> Tensor:
         """The critic's features ``[B, features_dim]``, detached; plain inputs for an MLP."""
         critic = self.algorithm.critic
+        encoder, mode = critic.features_extractor, critic.features_extractor.training
+        if self._learned_features:
+            encoder.train(False)  # batch norm's statistics and dropout's draws are the critic's own
         with th.no_grad():
-            features: Tensor = critic.extract_features(observations, critic.features_extractor)
+            features: Tensor = critic.extract_features(observations, encoder)
+        if self._learned_features:
+            encoder.train(mode)
         return features
 
     def _inputs(self, indices: Indices, replay: Replay) -> tuple[Tensor, Tensor]:
@@ -205,11 +215,18 @@ class LikelihoodFreeWeighting(Weighting):
         return self._features(observations), actions.float()
 
     def _train(
-        self, features: Tensor, actions: Tensor, fast: Window, replay: Replay, limit: float
+        self,
+        features: Tensor,
+        actions: Tensor,
+        rows: Indices | None,
+        fast: Window,
+        replay: Replay,
+        limit: float,
     ) -> Tensor:
-        """One step on the density-ratio loss.
+        """One step on the density-ratio loss, for a uniform batch of the slow buffer.
 
-        :return: the slow batch's logits ``[B, 1]`` from before the step, detached
+        :param rows: the rows that the batch is from, if known
+        :return: the batch's logits ``[B, 1]`` from before the step, detached
         """
         n, fraction = len(features), self.config.holdout_fraction
         chosen = draw_split(fast, n, self.rng, fraction, out=False)
@@ -218,7 +235,14 @@ class LikelihoodFreeWeighting(Weighting):
         outputs = self.network(th.cat([features, fast_features]), th.cat([actions, fast_actions]))
         logits = bounded_logits(outputs, limit)
         slow_logits, fast_logits = logits[:n], logits[n:]
-        loss = density_ratio_loss(slow_logits, fast_logits, self.config.divergence)
+        negatives = slow_logits
+        if rows is not None and fraction > 0:
+            # Held out from both sides: seen as slow only, these rows would be learned as stale.
+            indices = rows * fast.n_envs
+            unseen = fast.contains(indices) & held_out(indices, fast, fraction)
+            if 0 < unseen.sum() < n:
+                negatives = slow_logits[th.as_tensor(~unseen, device=slow_logits.device)]
+        loss = density_ratio_loss(negatives, fast_logits, self.config.divergence)
         slow_logits, fast_logits = slow_logits.detach(), fast_logits.detach()
 
         if self.updates % _HOLDOUT_EVERY == 0:
@@ -228,9 +252,9 @@ class LikelihoodFreeWeighting(Weighting):
             if fraction > 0:
                 chosen = draw_split(fast, n, self.rng, fraction, out=True)
                 with th.no_grad():
-                    unseen = bounded_logits(self.network(*self._inputs(chosen, replay)), limit)
+                    new_logits = bounded_logits(self.network(*self._inputs(chosen, replay)), limit)
                 self._metrics["lfiw/holdout_accuracy"] = balanced_accuracy(
-                    slow_logits, unseen
+                    slow_logits, new_logits
                 ).item()
 
         self.optimizer.param_groups[0]["lr"] = self._learning_rate()
@@ -248,11 +272,13 @@ class LikelihoodFreeWeighting(Weighting):
         self._metrics["lfiw/active"] = 1.0
         self._metrics["lfiw/effective_sample_size"] = share
         self._metrics["lfiw/weight_max"] = weights.max().item()
-        self._collapsed_for = self._collapsed_for + 1 if share < _COLLAPSE_SHARE else 0
+        # One transition alone is a share of 1 / B, which for a tiny batch is not below the line.
+        line = max(_COLLAPSE_SHARE, 1.5 / len(weights))
+        self._collapsed_for = self._collapsed_for + 1 if share < line else 0
         if self._collapsed_for == _COLLAPSE_PATIENCE:
             warnings.warn(
                 f"the importance weights have collapsed: for {_COLLAPSE_PATIENCE} updates in a row "
-                f"fewer than {_COLLAPSE_SHARE:.0%} of a batch counted (now {share:.1%}, see "
+                f"fewer than {line:.0%} of a batch counted (now {share:.1%}, see "
                 "lfiw/effective_sample_size). The ratio network has probably memorised the fast "
                 "buffer: raise temperature or fast_buffer_size, set weight_form='prob', or lower "
                 "ratio_learning_rate or ratio_updates",

@@ -6,7 +6,7 @@ import io
 import json
 import pathlib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -33,8 +33,8 @@ _MARKS = (
     ("A2C", ("ent_coef", "vf_coef")),
 )
 
-# None while nothing special is loaded; else whether the zip's weighting state may be used.
-_adapting: ContextVar[bool | None] = ContextVar("sb3_ext_adapting", default=None)
+# The zip that is being loaded, while it may have other parameters for the weighting than the model.
+_adapting: ContextVar[Summary | None] = ContextVar("sb3_ext_adapting", default=None)
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,16 @@ class Summary:
 
     :param family: SB3 algorithm that it belongs to, or None if it cannot be told
     :param saved_by: name of our class that saved it, or None for a stock SB3 zip
-    :param weighting: name of the registered weighting that it was saved with, if any
+    :param weighting: the registered weighting that it was saved with, as a mapping, if any
+    :param weigher: class name of that weighting's living part, if any
     :param attributes: names of the saved attributes
     :param parameters: names of the saved state dicts
     """
 
     family: str | None
     saved_by: str | None
-    weighting: str | None
+    weighting: Mapping[str, Any] | None
+    weigher: str | None
     attributes: frozenset[str]
     parameters: frozenset[str]
 
@@ -78,10 +80,12 @@ def inspect(path: str | pathlib.Path | io.BufferedIOBase) -> Summary:
                     "one that was cut short; load another checkpoint"
                 )
             data = json.loads(archive.read("data"))
+            weighting = data.get("weighting") or {}
     except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is not a whole saved model ({error}); it may be cut short or damaged: load an "
-            "earlier checkpoint"
+            f"{path} is not a whole saved model ({error}): if it was one, it is cut short or "
+            "damaged, so load an earlier checkpoint; if it is a replay buffer, use "
+            "load_replay_buffer"
         ) from error
     finally:
         if isinstance(path, (str, pathlib.Path)):
@@ -89,12 +93,22 @@ def inspect(path: str | pathlib.Path | io.BufferedIOBase) -> Summary:
         else:
             file.seek(0)
     return Summary(
-        family=next((f for f, marks in _MARKS if all(mark in data for mark in marks)), None),
+        family=_family(data),
         saved_by=data.get("saved_by"),
-        weighting=(data.get("weighting") or {}).get("name"),
+        weighting=weighting if "name" in weighting else None,
+        weigher=data.get("weigher_class"),
         attributes=frozenset(data),
         parameters=frozenset(n.removesuffix(".pth") for n in names if n.endswith(".pth")),
     )
+
+
+def _family(data: Mapping[str, Any]) -> str | None:
+    """Which of SB3's algorithms a zip's attributes belong to."""
+    family = next((f for f, marks in _MARKS if all(mark in data for mark in marks)), None)
+    # SB3's DDPG is a TD3 without its three tricks, and saves the same attributes.
+    if family == "TD3" and data["policy_delay"] == 1 and data["target_noise_clip"] == 0:
+        return "DDPG"
+    return family
 
 
 def require_compatible(cls: type[Composable], summary: Summary, path: str) -> None:
@@ -105,17 +119,16 @@ def require_compatible(cls: type[Composable], summary: Summary, path: str) -> No
 
     :raises CheckpointError: otherwise, naming the class that would load it
     """
-    ancestors = {base.__name__ for base in cls.__mro__}
     if summary.saved_by is not None:
-        if summary.saved_by in ancestors:
+        # The family tells our DDPG from our TD3, whose subclass it is.
+        relatives = {b.__name__ for b in cls.__mro__ if getattr(b, "family", "") == cls.family}
+        if summary.saved_by in relatives:
             return
         raise CheckpointError(
             f"{path} was saved by {summary.saved_by}, not by {cls.__name__}: load it with "
             f"{summary.saved_by}.load"
         )
-    # SB3's DDPG is a TD3 with one critic and saves the same attributes.
-    family = "TD3" if cls.family == "DDPG" else cls.family
-    if summary.family != family:
+    if summary.family != cls.family:
         found = f"stable_baselines3's {summary.family}" if summary.family else "an unknown class"
         raise CheckpointError(
             f"{path} was saved by {found}, and {cls.__name__} continues only models of "
@@ -124,34 +137,37 @@ def require_compatible(cls: type[Composable], summary: Summary, path: str) -> No
 
 
 @contextmanager
-def adapting(cls: type[Composable], summary: Summary, overrides: dict[str, Any]) -> Iterator[None]:
+def adapting(
+    cls: type[Composable], summary: Summary, overrides: Mapping[str, Any]
+) -> Iterator[None]:
     """While a zip is loaded that may lack, or have too many, of the weighting's parameters.
 
     That is a warm start, from a stock zip or a base's, or an explicit new ``weighting=``. In all
     other loads a missing ratio network is an error.
     """
-    state = None
-    if "weighting" in overrides:
-        new = overrides["weighting"]
-        state = isinstance(new, dict) and new.get("name") == summary.weighting
-    elif summary.saved_by != cls.__name__:
-        state = True
-    token = _adapting.set(state)
+    differs = summary.saved_by != cls.__name__ or "weighting" in overrides
+    token = _adapting.set(summary if differs else None)
     try:
         yield
     finally:
         _adapting.reset(token)
 
 
-def is_adapting(model: Composable) -> bool:
-    """Whether ``model`` is being loaded from a zip with other parameters than its own."""
-    return _adapting.get() is not None
-
-
 def adapt_parameters(model: Composable, parameters: dict[str, Any]) -> dict[str, Any]:
-    """Let the weighting start fresh where the zip has no state for it, and drop what is unused."""
+    """The parameters that a model shall take from a dict of them.
+
+    While a zip of another class is loaded, the weighting keeps what the same kind of weighting has
+    learned, starts fresh where there is nothing to keep, and what has no use is left out.
+    """
+    summary = _adapting.get()
+    if summary is None:
+        return parameters
     adapted = {name: state for name, state in parameters.items() if name != "weigher"}
     if model.weigher is not None:
-        fresh = model.weigher.state_dict()
-        adapted["weigher"] = parameters.get("weigher", fresh) if _adapting.get() else fresh
+        same_kind = summary.weigher == type(model.weigher).__name__
+        adapted["weigher"] = (
+            parameters["weigher"]
+            if same_kind and "weigher" in parameters
+            else model.weigher.state_dict()
+        )
     return adapted

@@ -15,7 +15,6 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
-from stable_baselines3.common.utils import get_system_info
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch import Tensor
 
@@ -61,10 +60,8 @@ class Composable(OffPolicyAlgorithm):
         engine: str = "reference",
         **kwargs: Any,
     ) -> None:
-        given = {**kwargs, "replay": replay, "weighting": weighting}
+        given = {**kwargs, "replay": replay, "weighting": weighting, "engine": engine}
         self.check_arguments(given, type(self).__name__, saved=())
-        if engine != "reference":
-            raise ValueError(f"engine must be 'reference', the only one so far, got {engine!r}")
         self.engine = engine
         # Resolved now and not in _setup_model, so that a wrong name fails before the environment
         # is made; kept as plain values, so that `load(path, weighting=...)` and JSON work.
@@ -74,6 +71,7 @@ class Composable(OffPolicyAlgorithm):
         self.sampler = None
         self.clock = Clock(0, 1, 1.0)
         self.saved_by = type(self).__name__
+        self.weigher_class: str | None = None
         made: Any = check_env(env, type(self).__name__, int(kwargs.get("verbose", 0)))
         super().__init__(policy, made, *args, **kwargs)
 
@@ -86,6 +84,10 @@ class Composable(OffPolicyAlgorithm):
         :param saved: names that a saved model knows beside the constructor's
         """
         require_known(cls, given, where=where, also=saved)
+        if given.get("engine", "reference") != "reference":
+            raise ValueError(
+                f"engine must be 'reference', the only one so far, got {given['engine']!r}"
+            )
         if given.get("replay") is not None and given.get("replay_buffer_class") is not None:
             raise ValueError(
                 f"{where} got both replay= and replay_buffer_class=, which say in two ways how "
@@ -154,6 +156,7 @@ class Composable(OffPolicyAlgorithm):
         if fitted is not None:
             self.keep_weighting_config(fitted)
         self.saved_by = type(self).__name__
+        self.weigher_class = None if self.weigher is None else type(self.weigher).__name__
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, Any]:
         if self.env is None:
@@ -195,7 +198,18 @@ class Composable(OffPolicyAlgorithm):
         dones: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        check_transition(new_obs, reward, self.num_timesteps, infos)
+        vec_normalize = self._vec_normalize_env
+        if vec_normalize is None:
+            check_transition(new_obs, reward, self.num_timesteps, infos)
+        else:
+            # Normalised, a bad number of one environment has spread to all of them.
+            check_transition(
+                vec_normalize.get_original_obs(),
+                vec_normalize.get_original_reward(),
+                self.num_timesteps,
+                infos,
+                normalized=True,
+            )
         row = replay_buffer.pos
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
         if self.sampler is not None:
@@ -217,7 +231,7 @@ class Composable(OffPolicyAlgorithm):
         device: th.device | str = "auto",
     ) -> None:
         """As in SB3; a weighting's networks and optimiser are under the name ``weigher``."""
-        if isinstance(load_path_or_dict, dict) and checkpoints.is_adapting(self):
+        if isinstance(load_path_or_dict, dict):
             load_path_or_dict = checkpoints.adapt_parameters(self, load_path_or_dict)
         super().set_parameters(load_path_or_dict, exact_match, device)
 
@@ -240,13 +254,11 @@ class Composable(OffPolicyAlgorithm):
         :raises CheckpointError: if the file is damaged or was saved by another class
         :raises TypeError: if a keyword is no argument of the class
         """
-        if print_system_info:
-            print("== CURRENT SYSTEM INFO ==")
-            get_system_info()
         summary = checkpoints.inspect(path)
         checkpoints.require_compatible(cls, summary, str(path))
         cls.check_arguments(kwargs, f"{cls.__name__}.load", saved=summary.attributes)
         made: Any = check_env(env, cls.__name__)
+        kwargs = cls.inherit_weighting(summary.weighting, kwargs)
         if "replay" in kwargs:
             kwargs["replay"] = _plain(resolve_config("sampler", kwargs["replay"]))
         if "weighting" in kwargs:
@@ -255,6 +267,31 @@ class Composable(OffPolicyAlgorithm):
             return super().load(
                 path, made, device, custom_objects, print_system_info, force_reset, **kwargs
             )
+
+    @classmethod
+    def inherit_weighting(
+        cls, saved: Mapping[str, Any] | None, overrides: dict[str, Any]
+    ) -> dict[str, Any]:
+        """What ``load`` overrides, seeing the registered weighting that a zip was saved with."""
+        return overrides
+
+    def load_replay_buffer(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        truncate_last_traj: bool = True,
+    ) -> None:
+        """As in SB3; a buffer of other shapes is refused, and a sampler is told what it holds."""
+        before = self.replay_buffer
+        super().load_replay_buffer(path, truncate_last_traj)
+        loaded = self.replay_buffer
+        if before is not None and loaded is not None and loaded.n_envs != before.n_envs:
+            self.replay_buffer = before
+            raise ValueError(
+                f"{path} holds transitions of {loaded.n_envs} environments, and this model has "
+                f"{before.n_envs}: load the model with an env of {loaded.n_envs} environments"
+            )
+        if self.sampler is not None:
+            self.sampler.added(self.replay_view.window.indices())
 
     def save_for_sb3(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """Save a zip that stock SB3 loads, without anything of ours.
@@ -272,7 +309,7 @@ class Composable(OffPolicyAlgorithm):
 
     def own_attributes(self) -> set[str]:
         """Names of the plain attributes that stock SB3 does not know."""
-        return {"replay", "weighting", "engine", "saved_by"}
+        return {"replay", "weighting", "engine", "saved_by", "weigher_class"}
 
 
 def _plain(config: Any) -> Any:

@@ -15,6 +15,9 @@ from sb3_ext.errors import NonFiniteError
 from sb3_ext.signatures import require_known
 from sb3_ext.spec import Kind
 
+# What it is, its values, and which environment they are of (None: one row for each).
+_Part = tuple[str, np.ndarray, int | None]
+
 _DOORS: dict[Kind, str] = {"sampler": "replay", "weighting": "weighting"}
 
 
@@ -71,6 +74,7 @@ def check_transition(
     reward: np.ndarray | None,
     timestep: int,
     infos: list[dict[str, Any]] | None = None,
+    normalized: bool = False,
 ) -> None:
     """Stop before NaN or infinity reaches the replay buffer, where it would ruin every network.
 
@@ -78,31 +82,41 @@ def check_transition(
     :param reward: ``[n_envs]``, or None after a reset
     :param timestep: environment steps so far, for the error
     :param infos: one dict an environment; their terminal observations are checked too
+    :param normalized: whether VecNormalize has seen the values already
     :raises NonFiniteError: if any value is not finite
     """
-    if reward is not None:
-        _require_finite("reward", reward, timestep)
-    _check_observation("observation", observation, timestep)
+    found: list[_Part] = [] if reward is None else [("reward", reward, None)]
+    found += _parts("observation", observation, None)
     for env, info in enumerate(infos or ()):
         if "terminal_observation" in info:
-            _check_observation("terminal observation", info["terminal_observation"], timestep, env)
+            found += _parts("terminal observation", info["terminal_observation"], env)
+    for what, values, place in found:
+        _require_finite(what, values, timestep, place, normalized)
 
 
-def _check_observation(what: str, observation: Any, timestep: int, env: int | None = None) -> None:
-    parts = observation if isinstance(observation, dict) else {"": observation}
-    for key, values in parts.items():
-        _require_finite(f"{what} {key!r}" if key else what, np.asarray(values), timestep, env)
+def _parts(
+    what: str, observation: Any, env: int | None
+) -> list[tuple[str, np.ndarray, int | None]]:
+    if not isinstance(observation, dict):
+        return [(what, np.asarray(observation), env)]
+    return [(f"{what} {key!r}", np.asarray(value), env) for key, value in observation.items()]
 
 
-def _require_finite(what: str, values: np.ndarray, timestep: int, env: int | None = None) -> None:
+def _require_finite(
+    what: str, values: np.ndarray, timestep: int, env: int | None, normalized: bool
+) -> None:
     if values.dtype.kind != "f" or np.isfinite(values).all():
         return
     place = np.argwhere(~np.isfinite(values))[0]
-    bad = values[tuple(place)]
-    env = int(place[0]) if env is None else env
+    spoiled = (
+        " VecNormalize's running statistics have taken it in: go on with statistics saved before."
+        if normalized
+        else ""
+    )
     raise NonFiniteError(
-        f"the environment returned a non-finite {what} ({bad}) at step {timestep} in environment "
-        f"{env}; this transition was not stored, and the model, its replay buffer and all files "
-        "saved so far are as they were: save the model if you want it, and find the cause with "
-        "stable_baselines3.common.vec_env.VecCheckNan"
+        f"the environment returned a non-finite {what} ({values[tuple(place)]}) at step {timestep} "
+        f"in environment {int(place[0]) if env is None else env}; this transition was not stored, "
+        "and the model, its replay buffer and all files saved so far are as they were: save the "
+        "model if you want it, and find the cause with "
+        f"stable_baselines3.common.vec_env.VecCheckNan.{spoiled}"
     )

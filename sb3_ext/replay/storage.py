@@ -6,6 +6,8 @@ Nothing is copied or replaced: ``Replay`` is a view of the buffer that the algor
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -60,13 +62,25 @@ class Replay:
     def draw(self, batch_size: int, clock: Clock) -> Draw:
         """A batch of ``batch_size`` transitions."""
         if self.sampler is None:
-            samples = self.buffer.sample(batch_size, env=self.vec_normalize)
-            return Draw(samples, th.ones(batch_size, 1, device=self.buffer.device))
-        drawn = self.sampler.draw(batch_size, self.window, clock)
-        weights = drawn.weights
-        if weights is None:
-            weights = th.ones(batch_size, 1)
-        return Draw(self.gather(drawn.indices), weights.to(self.buffer.device), drawn.indices)
+            with _rows_noted(self.buffer) as rows:
+                samples = self.buffer.sample(batch_size, env=self.vec_normalize)
+            ones = th.ones(batch_size, 1, device=self.buffer.device)
+            return Draw(samples, ones, rows=rows[0] if len(rows) == 1 else None)
+        window = self.window
+        drawn = self.sampler.draw(batch_size, window, clock)
+        if not window.contains(drawn.indices).all():
+            raise ValueError(
+                f"{type(self.sampler).__name__}.draw must return transitions that the buffer "
+                f"holds, got indices from {drawn.indices.min()} to {drawn.indices.max()} of which "
+                f"{(~window.contains(drawn.indices)).sum()} are not among its {window.size}"
+            )
+        weights = th.ones(batch_size, 1) if drawn.weights is None else drawn.weights
+        return Draw(
+            self.gather(drawn.indices),
+            th.as_tensor(weights, device=self.buffer.device),
+            drawn.indices,
+            drawn.indices // self.buffer.n_envs,
+        )
 
     def observe(self, draw: Draw, td_error: Tensor) -> None:
         """Tell the sampler how wrong the critic was about the batch."""
@@ -127,6 +141,23 @@ class Replay:
             elif array is not None:
                 setattr(view, name, array[:, env : env + 1])
         return view
+
+
+@contextmanager
+def _rows_noted(buffer: ReplayBuffer) -> Iterator[list[Indices]]:
+    """Within the block, note which rows the buffer's own ``sample()`` chooses."""
+    rows: list[Indices] = []
+    get_samples = buffer._get_samples
+
+    def noting(batch_inds: Indices, env: VecNormalize | None = None) -> Any:
+        rows.append(batch_inds)
+        return get_samples(batch_inds, env=env)
+
+    buffer._get_samples = noting  # type: ignore[method-assign]
+    try:
+        yield rows
+    finally:
+        del buffer._get_samples  # the class's own shows again
 
 
 def _join(columns: list[Any], order: Tensor) -> Any:

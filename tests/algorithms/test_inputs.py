@@ -11,6 +11,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_ext import LFIWSAC, LFIWTD3, SAC, TD3
@@ -98,12 +99,14 @@ class Returns(Weighting):
         (-th.ones(8, 1), "weights must be finite and >= 0"),
         (th.full((8, 1), th.nan), "weights must be finite and >= 0"),
         (th.full((8, 1), th.inf), "weights must be finite and >= 0"),
+        (np.ones((8, 1)), r"Returns must give its weights as a tensor of shape \[8, 1\]"),
+        (None, "as a tensor .* got NoneType"),
     ],
 )
 @pytest.mark.parametrize("cls", [SAC, TD3])
 def test_weights_are_checked_at_the_seam(cls: Any, answer: Any, sentence: str) -> None:
     model = cls("MlpPolicy", make_env(), weighting=Returns(answer), **small())
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises((ValueError, TypeError), match=sentence):
         model.learn(30)
 
 
@@ -155,6 +158,17 @@ def test_the_wrong_key_of_a_dict_observation_is_named() -> None:
     model = SAC("MultiInputPolicy", env, **small())
     with pytest.raises(NonFiniteError, match=r"non-finite observation 'a' \(nan\) at step 37"):
         model.learn(100)
+
+
+@pytest.mark.parametrize("where", ["reward", "observation"])
+def test_behind_vec_normalize_the_right_environment_is_named(where: str) -> None:
+    makers = [Drift, Drift, lambda: Faulty(where, np.nan)]
+    env = VecNormalize(DummyVecEnv(makers))
+    model = SAC("MlpPolicy", env, **small())
+    sentence = rf"non-finite {where} .* in environment 2; .*running statistics have taken it in"
+    with pytest.raises(NonFiniteError, match=sentence):
+        model.learn(300)
+    assert np.isfinite(model.replay_buffer.observations).all()
 
 
 class BadStart(Drift):
@@ -242,3 +256,39 @@ def test_a_sampler_of_ones_own_is_fed_and_told(cls: Any, env: Any) -> None:
     assert model.sampler.observed == model._n_updates > 0
     n_envs = env.get("n_envs", 1)
     assert model.sampler.known == list(range(60 // n_envs * n_envs))
+
+
+class Wrong(Sampler):
+    """Answers with what it was made with."""
+
+    def __init__(self, index: int, weight: float) -> None:
+        self.index, self.weight = index, weight
+
+    def build(self, algorithm: Any) -> Sampler:
+        return self
+
+    def draw(self, n: int, window: Any, clock: Any) -> Drawn:
+        return Drawn(np.full(n, self.index), th.full((n, 1), self.weight))
+
+
+@pytest.mark.parametrize(
+    ("index", "weight", "sentence"),
+    [
+        (0, np.nan, "weights must be finite and >= 0.* from Wrong"),
+        (150, 1.0, r"Wrong\.draw must return transitions that the buffer holds"),
+    ],
+)
+def test_a_samplers_answer_is_checked(index: int, weight: float, sentence: str) -> None:
+    model = SAC("MlpPolicy", make_env(), replay=Wrong(index, weight), **small())
+    with pytest.raises(ValueError, match=sentence):
+        model.learn(30)
+
+
+def test_a_sampler_is_told_what_a_loaded_buffer_holds(tmp_path: Any) -> None:
+    model = SAC("MlpPolicy", make_env(), replay=OldestFirstConfig(), gradient_steps=2, **small())
+    model.learn(30)
+    model.save_replay_buffer(tmp_path / "b")
+    fresh = SAC("MlpPolicy", make_env(), replay=OldestFirstConfig(), gradient_steps=2, **small())
+    fresh.load_replay_buffer(tmp_path / "b")
+    assert fresh.sampler.known == list(range(30))
+    fresh.learn(20)

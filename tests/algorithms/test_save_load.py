@@ -168,6 +168,49 @@ def test_a_config_that_no_plugin_registers_is_saved_as_it_is(tmp_path: Path) -> 
     assert SAC.load(tmp_path / "m").weighting == Mild(0.7)
 
 
+def test_a_weighted_class_takes_over_a_base_with_its_options_and_network(tmp_path: Path) -> None:
+    options = {"fast_buffer_size": 40, "ratio_net_arch": (8, 8), "temperature": 2.0}
+    base = learned(SAC, weighting=LikelihoodFree(**options))
+    base.save(tmp_path / "m")
+    model = LFIWSAC.load(tmp_path / "m")
+    assert (model.temperature, model.fast_buffer_size) == (2.0, 40)
+    assert model.weighting is None
+    assert_same(base, model)
+    assert LFIWSAC.load(tmp_path / "m", temperature=7).temperature == 7
+
+
+def test_another_weightings_state_is_not_taken_for_a_ratio_network(tmp_path: Path) -> None:
+    learned(SAC, weighting=Mild()).save(tmp_path / "m")
+    model = LFIWSAC.load(tmp_path / "m", **LFIW)
+    assert model.weigher.updates == 0
+
+
+def test_vec_normalize_may_come_after_loading(tmp_path: Path) -> None:
+    env = make_env(normalize=True)
+    model = learned(LFIWSAC, env=env)
+    assert not model.weigher.network.normalize
+    model.save(tmp_path / "m")
+    late = LFIWSAC.load(tmp_path / "m")
+    late.set_env(env)
+    assert not late.weigher.network.normalize  # as it was trained
+    late.learn(60)
+
+
+def test_a_replay_buffer_of_other_environments_is_refused(tmp_path: Path) -> None:
+    learned(SAC, env=make_env(n_envs=3)).save_replay_buffer(tmp_path / "three")
+    model = learned(SAC)
+    kept = model.replay_buffer
+    with pytest.raises(ValueError, match="of 3 environments, and this model has 1"):
+        model.load_replay_buffer(tmp_path / "three")
+    assert model.replay_buffer is kept
+
+
+def test_an_unknown_engine_is_refused_by_load_too(tmp_path: Path) -> None:
+    learned(SAC, steps=30).save(tmp_path / "m")
+    with pytest.raises(ValueError, match="engine must be 'reference'"):
+        SAC.load(tmp_path / "m", engine="warp")
+
+
 # -- between SB3 and us ----------------------------------------------------------------------------
 
 
@@ -241,6 +284,10 @@ def test_an_env_may_be_named_and_learning_without_one_is_refused(tmp_path: Path)
         (TQC, LFIWSAC, "saved by .*TQC"),
         (LFIWSAC, SAC, r"saved by LFIWSAC, not by SAC: load it with LFIWSAC\.load"),
         (LFIWTD3, LFIWSAC, "saved by LFIWTD3, not by LFIWSAC"),
+        (TD3, DDPG, r"saved by TD3, not by DDPG"),
+        (DDPG, TD3, r"saved by DDPG, not by TD3"),
+        (sb3.TD3, DDPG, "saved by stable_baselines3's TD3"),
+        (sb3.DDPG, LFIWTD3, "saved by stable_baselines3's DDPG"),
     ],
 )
 def test_a_checkpoint_of_another_class_is_refused(

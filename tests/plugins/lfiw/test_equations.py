@@ -176,7 +176,10 @@ def test_an_infinite_temperature_believes_everything_alike(form: str) -> None:
 
 @pytest.mark.parametrize("form", ["ratio", "prob"])
 def test_huge_logits_stay_finite(form: str) -> None:
-    assert normalized_weights(th.tensor([[800.0], [-800.0]]), 1.0, form).isfinite().all()
+    for temperature in (1.0, 1e-3, 1e-30):
+        small = normalized_weights(th.tensor([[-3.0], [-4.0]]), max(temperature, 1e-3), form)
+        assert small.mean().item() == pytest.approx(1)
+        assert normalized_weights(th.tensor([[80.0], [-80.0]]), temperature, form).isfinite().all()
 
 
 @pytest.mark.parametrize("form", ["ratio", "prob"])
