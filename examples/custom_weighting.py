@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    torch.set_num_threads(1)  # on a busy machine, two that wait for each other are far slower
 
     model = SAC("MlpPolicy", "Pendulum-v1", weighting=RewardSoftmax(), seed=arguments.seed)
     model.learn(arguments.steps)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,7 +28,7 @@ from stable_baselines3.common.callbacks import (
 )
 from stable_baselines3.common.monitor import Monitor
 
-from sb3_ext import LFIWSAC
+from sb3_ext import LFIWSAC, LikelihoodFree
 from sb3_ext.plots import plot_training_run
 from sb3_ext.tracking import RunDirectory, model_config, run_logger, start_wandb
 
@@ -49,12 +51,23 @@ WHAT = {
 }
 
 
+def at_least(low: int) -> Callable[[str], int]:
+    """The argument type of an integer that is not below ``low``."""
+
+    def integer(text: str) -> int:
+        if int(text) < low:
+            raise argparse.ArgumentTypeError(f"must be at least {low}, got {text}")
+        return int(text)
+
+    return integer
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--env", default="Hopper-v5", help="an environment with Box actions")
-    parser.add_argument("--steps", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=at_least(1), default=20_000)
+    parser.add_argument("--seed", type=at_least(0), default=0)
     parser.add_argument("--temperature", type=float, default=5.0, help="high: weights near uniform")
     parser.add_argument("--track", choices=("none", "tensorboard", "wandb"), default="wandb")
     parser.add_argument("--run-dir", type=Path, help="a new folder; default runs/demo-ENV-COUNTER")
@@ -71,7 +84,7 @@ def make_env(env_id: str) -> gym.Env:
     """Make the environment, or end with one sentence that says why not."""
     try:
         env = gym.make(env_id)
-    except gym.error.Error as error:
+    except (gym.error.Error, ImportError) as error:
         if env_id in gym.registry:
             stop(f"{env_id} cannot be made: {error}")
         near = difflib.get_close_matches(env_id, gym.registry, n=1)
@@ -93,6 +106,8 @@ def new_run_directory(asked: Path | None, env_id: str) -> RunDirectory:
         return RunDirectory.create(asked)
     except FileExistsError as error:
         stop(str(error))
+    except OSError as error:
+        stop(f"no run directory can be made at {asked}: {error.strerror}; choose another one")
 
 
 class PrintEvaluation(BaseCallback):
@@ -142,23 +157,30 @@ def show_files(run: RunDirectory) -> None:
 
 def show_next(run: RunDirectory, options: argparse.Namespace) -> None:
     """Print what to try now."""
+    python = os.path.relpath(sys.executable)
     agent = next(name for name in ("best_model.zip", "model.zip") if (run / name).exists())
     lines = [
-        "watch the agent, in Python:",
+        f"watch the agent, in {python}:",
         "    import gymnasium as gym",
         "    from stable_baselines3.common.evaluation import evaluate_policy",
         "    from sb3_ext import LFIWSAC",
         f'    env = gym.make("{options.env}", render_mode="human")',
         f'    evaluate_policy(LFIWSAC.load("{run / agent}"), env, warn=False)',
         "trust the weights more (a low temperature spreads them), or hardly at all:",
-        f"    python examples/demo.py --env {options.env} --temperature 1",
-        f"    python examples/demo.py --env {options.env} --temperature 50",
+        f"    {python} examples/demo.py --env {options.env} --temperature 2.5",
+        f"    {python} examples/demo.py --env {options.env} --temperature 50",
     ]
     if options.track != "none":
-        lines += ["see every metric:", f"    tensorboard --logdir {run / 'tensorboard'}"]
+        lines += [
+            "see every metric:",
+            f"    {python} -m tensorboard.main --logdir {run / 'tensorboard'}",
+        ]
     if options.track == "wandb":
-        lines += ["send the run to W&B:", f"    wandb sync {run / 'wandb'}/offline-run-*"]
-    lines += ["what can be set, and the paper:", "    python -m sb3_ext info LFIWSAC"]
+        lines += [
+            "send the run to W&B:",
+            f"    {python} -m wandb sync {run / 'wandb'}/offline-run-*",
+        ]
+    lines += ["what can be set, and the paper:", f"    {python} -m sb3_ext info LFIWSAC"]
     print("\nNext:", *lines, sep="\n  ")
 
 
@@ -168,10 +190,23 @@ def main() -> None:
     # Each thread of a small network waits for the others by spinning. On a machine that is busy
     # with something else, two threads are up to ten times slower than one.
     th.set_num_threads(1)
+    try:
+        LikelihoodFree(temperature=options.temperature)
+    except ValueError as error:
+        stop(str(error))
     env, eval_env = make_env(options.env), make_env(options.env)
     eval_env.reset(seed=options.seed + 1_000)
     run = new_run_directory(options.run_dir, options.env)
+    try:
+        train_in(run, options, env, eval_env)
+    except KeyboardInterrupt:  # before or after training, which minds its own
+        stop(f"stopped while preparing or saving; what there is lies in {run.path}")
 
+
+def train_in(
+    run: RunDirectory, options: argparse.Namespace, env: gym.Env, eval_env: gym.Env
+) -> None:
+    """Train with all records in the folder, then list what they are."""
     # The full budget gives 1,000 random steps first, then the newest 2,000 transitions stand for
     # the current policy; an evaluation comes every 2,000 steps. Tiny budgets scale down.
     steps = options.steps

@@ -33,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _list(_: argparse.Namespace) -> int:
+    if not registry.is_installed():
+        print(f"sb3-ext: {registry.NOT_INSTALLED}", file=sys.stderr)
+        return 2
     header = ("name", "import as", "kind", "status", "from", "summary")
     rows = [_cells(row) for row in registry.plugins()]
     if sys.stdout.isatty():
