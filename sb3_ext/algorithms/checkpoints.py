@@ -46,7 +46,6 @@ class Summary:
     :param weighting: the registered weighting that it was saved with, as a mapping, if any
     :param weigher: class name of that weighting's living part, if any
     :param attributes: names of the saved attributes
-    :param parameters: names of the saved state dicts
     """
 
     family: str | None
@@ -54,7 +53,6 @@ class Summary:
     weighting: Mapping[str, Any] | None
     weigher: str | None
     attributes: frozenset[str]
-    parameters: frozenset[str]
 
 
 def inspect(path: str | pathlib.Path | io.BufferedIOBase) -> Summary:
@@ -95,10 +93,10 @@ def inspect(path: str | pathlib.Path | io.BufferedIOBase) -> Summary:
     return Summary(
         family=_family(data),
         saved_by=data.get("saved_by"),
-        weighting=weighting if "name" in weighting else None,
+        # A pickled config of somebody's own shows its attributes here, too.
+        weighting=weighting if "name" in weighting and ":serialized:" not in weighting else None,
         weigher=data.get("weigher_class"),
         attributes=frozenset(data),
-        parameters=frozenset(n.removesuffix(".pth") for n in names if n.endswith(".pth")),
     )
 
 

@@ -158,6 +158,7 @@ class Mild:
     """An unregistered config: saved as the object it is."""
 
     strength: float = 0.5
+    name: str = "lfiw"  # not to be taken for the plugin
 
     def build(self, algorithm: Any) -> Weighting:
         return MildWeighting()
