@@ -13,6 +13,7 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from torch import Tensor
 
 from sb3_ext.algorithms.composable import Composable
+from sb3_ext.algorithms.networks import backward
 from sb3_ext.errors import CheckpointError
 from sb3_ext.plugins.lfiw.equations import (
     balanced_accuracy,
@@ -229,7 +230,8 @@ class LikelihoodFreeWeighting(Weighting):
         :return: the batch's logits ``[B, 1]`` from before the step, detached
         """
         n, fraction = len(features), self.config.holdout_fraction
-        chosen = draw_split(fast, n, self.rng, fraction, out=False)
+        # Half as many as slow ones: the loss takes each mean apart, and these rows are pure cost.
+        chosen = draw_split(fast, -(-n // 2), self.rng, fraction, out=False)
         fast_features, fast_actions = self._inputs(chosen, replay)
         self.network.observe(features)
         outputs = self.network(th.cat([features, fast_features]), th.cat([actions, fast_actions]))
@@ -240,8 +242,10 @@ class LikelihoodFreeWeighting(Weighting):
             # Held out from both sides: seen as slow only, these rows would be learned as stale.
             indices = rows * fast.n_envs
             unseen = fast.contains(indices) & held_out(indices, fast, fraction)
-            if 0 < unseen.sum() < n:
-                negatives = slow_logits[th.as_tensor(~unseen, device=slow_logits.device)]
+            kept = np.flatnonzero(~unseen)
+            if 0 < len(kept) < n:
+                chosen_rows = th.as_tensor(kept, device=slow_logits.device)
+                negatives = slow_logits.index_select(0, chosen_rows)
         loss = density_ratio_loss(negatives, fast_logits, self.config.divergence)
         slow_logits, fast_logits = slow_logits.detach(), fast_logits.detach()
 
@@ -258,8 +262,7 @@ class LikelihoodFreeWeighting(Weighting):
                 ).item()
 
         self.optimizer.param_groups[0]["lr"] = self._learning_rate()
-        self.optimizer.zero_grad()
-        loss.backward()
+        backward(loss, self.optimizer)
         self.optimizer.step()
         self.updates += 1
         self._metrics["lfiw/ratio_loss"] = loss.item()

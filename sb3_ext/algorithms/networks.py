@@ -30,6 +30,20 @@ class TargetNetwork:
             polyak_step(self.statistics, self.target_statistics, 1.0)
 
 
+def backward(loss: Tensor, optimizer: th.optim.Optimizer) -> None:
+    """Give an optimiser's tensors the gradients of a loss, and no other tensor any.
+
+    In the actor's loss, SB3 computes the critic's gradients as well, and throws them away.
+
+    :param loss: a scalar
+    :param optimizer: whose tensors are meant; what gradients they had is forgotten
+    """
+    parameters = learned_by(optimizer)
+    for parameter in parameters:
+        parameter.grad = None
+    loss.backward(inputs=parameters)
+
+
 def learned_by(optimizer: th.optim.Optimizer) -> list[Tensor]:
     """The tensors that an optimiser steps, leaving out frozen ones."""
     return [

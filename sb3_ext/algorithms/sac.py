@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sb3_ext.algorithms.arguments import SACArguments
 from sb3_ext.algorithms.composable import Composable
-from sb3_ext.algorithms.networks import TargetNetwork, learned_by
+from sb3_ext.algorithms.networks import TargetNetwork, backward
 from sb3_ext.td import minimum_over_critics, td_errors, td_target, weighted_squared_error
 from sb3_ext.updates import Batch, Step
 
@@ -83,22 +83,18 @@ class SAC(Composable, sb3.SAC):
         if self.ent_coef_optimizer is not None and self.log_ent_coef is not None:
             surplus = (log_prob + float(self.target_entropy)).detach()
             ent_coef_loss = -(self.log_ent_coef * surplus).mean()
-            self.ent_coef_optimizer.zero_grad()
-            ent_coef_loss.backward()
+            backward(ent_coef_loss, self.ent_coef_optimizer)
             self.ent_coef_optimizer.step()
             metrics["ent_coef_loss"] = ent_coef_loss
 
         errors = td_errors(self.critic(batch.observations, batch.actions), target)
         critic_loss = 0.5 * weighted_squared_error(errors, weights)
-        self.critic.optimizer.zero_grad()
-        critic_loss.backward()
+        backward(critic_loss, self.critic.optimizer)
         self.critic.optimizer.step()
 
         q_pi = minimum_over_critics(self.critic(batch.observations, actions))
         actor_loss = (alpha * log_prob - q_pi).mean()
-        self.actor.optimizer.zero_grad()
-        # Only the actor's gradients: SB3 computes the critic's too, and throws them away.
-        actor_loss.backward(inputs=learned_by(self.actor.optimizer))
+        backward(actor_loss, self.actor.optimizer)
         self.actor.optimizer.step()
 
         if self.clock.update % self.target_update_interval == 0:

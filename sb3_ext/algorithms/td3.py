@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sb3_ext.algorithms.arguments import OffPolicyArguments, TD3Arguments
 from sb3_ext.algorithms.composable import Composable
-from sb3_ext.algorithms.networks import TargetNetwork, learned_by
+from sb3_ext.algorithms.networks import TargetNetwork, backward
 from sb3_ext.td import minimum_over_critics, td_errors, td_target, weighted_squared_error
 from sb3_ext.updates import Batch, Step
 
@@ -65,8 +65,7 @@ class TD3(Composable, sb3.TD3):
         target = self.bellman_target(batch)
         errors = td_errors(self.critic(batch.observations, batch.actions), target)
         critic_loss = weighted_squared_error(errors, weights)
-        self.critic.optimizer.zero_grad()
-        critic_loss.backward()
+        backward(critic_loss, self.critic.optimizer)
         self.critic.optimizer.step()
         metrics = {"critic_loss": critic_loss}
 
@@ -74,9 +73,7 @@ class TD3(Composable, sb3.TD3):
             actions = self.actor(batch.observations)
             # SB3 types observations as a tensor here, and hands dicts through as well.
             actor_loss = -self.critic.q1_forward(cast(Tensor, batch.observations), actions).mean()
-            self.actor.optimizer.zero_grad()
-            # Only the actor's gradients: SB3 computes the critic's too, and throws them away.
-            actor_loss.backward(inputs=learned_by(self.actor.optimizer))
+            backward(actor_loss, self.actor.optimizer)
             self.actor.optimizer.step()
             metrics["actor_loss"] = actor_loss
 

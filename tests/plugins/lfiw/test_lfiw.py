@@ -404,7 +404,7 @@ def test_the_held_out_slice_is_no_negative_either(
         fast = replay.window.newest(400)
         in_fast = np.isin(draw.rows, fast.rows())
         out = in_fast & held_out(draw.rows * n_envs, fast, 0.5)
-        assert counts[-1] == (128 - out.sum(), 128)
+        assert counts[-1] == (128 - out.sum(), 64)
     assert sum(128 - slow for slow, _ in counts) > 50  # about half of a sixth of 20 * 128
 
 
