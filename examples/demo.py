@@ -66,7 +66,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--env", default="Hopper-v5", help="an environment with Box actions")
-    parser.add_argument("--steps", type=at_least(1), default=20_000)
+    parser.add_argument("--steps", type=at_least(1), default=16_000)
     parser.add_argument("--seed", type=at_least(0), default=0)
     parser.add_argument("--temperature", type=float, default=5.0, help="high: weights near uniform")
     parser.add_argument("--track", choices=("none", "tensorboard", "wandb"), default="wandb")
