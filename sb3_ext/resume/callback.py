@@ -1,0 +1,140 @@
+"""The callback that makes a script survive a kill."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import ClassVar
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_ext.resume.state import Start, capture, require_supported, restore
+from sb3_ext.resume.store import latest_checkpoint, read_manifest, write_checkpoint
+
+
+class ResumableCheckpoint(BaseCallback):
+    """Checkpoints from which the same script goes on as if it had never stopped.
+
+    Add it to ``learn``'s callbacks. When the script is killed, start it again, unchanged:
+    ``learn`` finds the newest checkpoint and continues from there up to the same
+    ``total_timesteps``. On a CPU and with a seed, what follows equals the run that was never
+    stopped, bit for bit, as long as the environment's state can be read (see
+    :mod:`sb3_ext.resume.environments`); otherwise new episodes begin, and a warning says why.
+
+    Checkpoints are written between rollouts: every ``train_freq`` steps is a chance for off-policy
+    algorithms, every ``n_steps`` for PPO and its kin. A checkpoint that cannot be written, because
+    the disk is full, say, is a warning; training goes on and the older ones stay.
+
+    One run directory is for one call of ``learn``.
+
+    :param run_dir: checkpoints go to ``run_dir/checkpoints/``
+    :param every: environment steps between two checkpoints, over all environments together
+    :param keep: how many checkpoints stay
+    :param verbose: from 1 on, says what is written and resumed
+    """
+
+    #: Its attributes are about this process: a checkpoint does not hold them.
+    of_process: ClassVar[bool] = True
+
+    def __init__(
+        self, run_dir: str | Path, *, every: int = 10_000, keep: int = 2, verbose: int = 0
+    ) -> None:
+        super().__init__(verbose)
+        if every < 1:
+            raise ValueError(f"every must be at least 1 environment step, got {every}")
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1 checkpoint, got {keep}")
+        self.run_dir, self.every, self.keep = Path(run_dir), every, keep
+        #: The newest checkpoint, None before the first.
+        self.last: Path | None = None
+        #: The step that this process began with, None if at the beginning.
+        self.resumed_from: int | None = None
+        #: Whether ``request_stop`` ended the training.
+        self.stopped = False
+        self._stop_requested = False
+        self._root: BaseCallback = self
+        self._pending: Path | None = None
+        self._started = False
+        self._saved_at = 0
+        self._between = False
+        self._start: Start | None = None
+
+    def request_stop(self) -> None:
+        """At the next safe point write a checkpoint and end ``learn``; fit for signal handlers."""
+        self._stop_requested = True
+
+    def _on_training_start(self) -> None:
+        require_supported(self.model)
+        self._root = self.locals.get("callback", self)
+        self._start = Start.of(self.model, self._root)
+        self.stopped = self._stop_requested = False
+        self._saved_at = self.model.num_timesteps
+        if self._started:  # a second learn of this process goes on by itself
+            return
+        self._started = True
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        self._pending = self.last = latest_checkpoint(self.run_dir)
+        if self._pending is not None:
+            reached = read_manifest(self._pending)["num_timesteps"]
+            if reached >= self.model._total_timesteps:
+                self._resume()  # now, or the loop would collect another rollout
+
+    def _on_rollout_end(self) -> None:
+        self._between = True
+
+    def _on_rollout_start(self) -> None:
+        self._between = False
+        # Both ends meet here: a checkpoint is written and put back at this very place of the loop.
+        if self._pending is not None:
+            self._resume()
+            return
+        due = self.model.num_timesteps - self._saved_at >= self.every
+        if due or self._stop_requested:
+            self._save()
+        if self._stop_requested:
+            self.stopped = True
+
+    def _on_step(self) -> bool:
+        return not self.stopped
+
+    def _on_training_end(self) -> None:
+        # Where a callback ended the training in mid-rollout, the last step is in no buffer.
+        if self._between and self.model.num_timesteps > self._saved_at:
+            self._save()
+
+    def _resume(self) -> None:
+        assert self._pending is not None and self._start is not None
+        path, self._pending = self._pending, None
+        reasons = restore(self.model, self._root, self._start, path)
+        self.resumed_from = self._saved_at = self.num_timesteps = self.model.num_timesteps
+        if reasons:
+            warnings.warn(
+                f"resumed at step {self.resumed_from} with new episodes, since the ones under way "
+                f"could not be put back: {'; '.join(reasons)}",
+                stacklevel=2,
+            )
+        if self.verbose:
+            print(f"Resumed at step {self.resumed_from:,} from {path}")
+
+    def _save(self) -> None:
+        start, step = self._start, self.model.num_timesteps
+        assert start is not None
+        # Also where writing fails: the next try is due in `every` steps, not at once.
+        self._saved_at = step
+        try:
+            self.last = write_checkpoint(
+                self.run_dir,
+                step,
+                lambda folder: capture(self.model, self._root, start, folder),
+                keep=self.keep,
+            )
+        except OSError as error:
+            kept = f"the last one is {self.last}" if self.last else "there is none yet"
+            warnings.warn(
+                f"no checkpoint could be written at step {step}: {error.strerror or error} in "
+                f"{self.run_dir}; training goes on, {kept}. Make room, or end it with Ctrl-C",
+                stacklevel=2,
+            )
+            return
+        if self.verbose:
+            print(f"Checkpoint at step {step:,}: {self.last}")

@@ -1,0 +1,238 @@
+"""The state of environments, so that an episode goes on where it was cut off.
+
+The state of an environment is its attributes and those of its wrappers, which covers Gymnasium's
+classic control and MuJoCo tasks and most that are written in Python. An environment whose state is
+elsewhere (in C, in a file, in another process) has attributes that cannot be read as plain data;
+it says so and starts a new episode after a resume. Its author can teach us:
+``register_env_state(MyEnv, get=..., set=...)``.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.monitor import Monitor, ResultsWriter
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
+
+from sb3_ext.resume.tree import MISSING, Decoder, Encoder, Node, StateMismatchError, class_name
+
+#: Attributes that say how an environment is shown, not what state it is in.
+SHOWN = frozenset(
+    {
+        *("env", "venv", "spec", "metadata", "_metadata", "_cached_spec", "_spec"),
+        *("mujoco_renderer", "renderer", "viewer", "screen", "clock", "surf", "window"),
+        *("window_surface", "_render_mode", "render_mode", "class_attributes"),
+    }
+)
+GetState = Callable[[Any], Any]
+SetState = Callable[[Any, Any], None]
+_adapters: dict[type, tuple[GetState, SetState]] = {}
+
+
+def register_env_state(env_class: type, *, get: GetState, set: SetState) -> None:
+    """Say how the state of an environment or wrapper class is read and put back.
+
+    :param env_class: subclasses are meant, too
+    :param get: called with the environment; returns numbers, strings, arrays, or lists and dicts
+        of these: all that the next steps depend on, random generators included
+    :param set: called with an environment that was made and reset alike, and what ``get`` returned
+    """
+    _adapters[env_class] = (get, set)
+
+
+class ResumableEnv(gym.Wrapper[Any, Any, Any, Any]):
+    """Lets a ``SubprocVecEnv`` ask its workers for their environments' state.
+
+    It goes outermost: ``make_vec_env(..., vec_env_cls=SubprocVecEnv, wrapper_class=ResumableEnv)``.
+    A ``DummyVecEnv`` needs no wrapper.
+    """
+
+    def capture_state(self) -> dict[str, Any]:
+        """The state of the environment inside, and of this process's random generators."""
+        encoder = Encoder(encode_special)
+        tree: dict[str, Node] = {"layers": capture_env(encoder, self.env, "env")}
+        if multiprocessing.parent_process() is not None:
+            tree["random"] = capture_random(encoder)
+        return {"tree": tree, "arrays": encoder.arrays, "opaque": encoder.opaque}
+
+    def restore_state(self, saved: dict[str, Any]) -> None:
+        """Put it back."""
+        decoder = Decoder(saved["arrays"], decode_special)
+        restore_env(decoder, saved["tree"]["layers"], self.env)
+        if "random" in saved["tree"]:
+            restore_random(decoder, saved["tree"]["random"])
+
+
+def capture_random(encoder: Encoder) -> Node:
+    """The global generators of Python, NumPy and torch."""
+    cuda = th.cuda.get_rng_state_all() if th.cuda.is_available() else []
+    states = [random.getstate(), np.random.get_state(legacy=False), th.get_rng_state(), list(cuda)]
+    return encoder.encode(states, "random")
+
+
+def restore_random(decoder: Decoder, node: Node) -> None:
+    """Put the global generators back."""
+    python, numpy, torch, cuda = decoder.restore(node, None)
+    random.setstate(python)
+    np.random.set_state(numpy)
+    th.set_rng_state(torch)
+    if cuda and th.cuda.is_available():
+        th.cuda.set_rng_state_all(cuda[: th.cuda.device_count()])
+
+
+def capture_env(encoder: Encoder, env: gym.Env[Any, Any], where: str) -> Node:
+    """One node a layer, from the outermost wrapper to the environment itself."""
+    layers = []
+    for layer in _layers(env):
+        name = f"{where}: {type(layer).__name__}"
+        node: dict[str, Node] = {"class": class_name(layer)}
+        adapter = _adapter(layer)
+        if adapter is not None:
+            node["state"] = encoder.encode(adapter[0](layer), name)
+        else:
+            node["attributes"] = encoder.attributes(layer, name, SHOWN)
+        if isinstance(layer, Monitor):
+            node["elapsed"] = time.time() - layer.t_start
+        layers.append(node)
+    return layers
+
+
+def restore_env(decoder: Decoder, node: Node, env: gym.Env[Any, Any]) -> None:
+    """Put an environment's state back into one that was made and reset in the same way."""
+    layers = list(_layers(env))
+    saved, found = [one["class"] for one in node], [class_name(layer) for layer in layers]
+    if saved != found:
+        raise StateMismatchError(
+            f"the environment was {' of '.join(saved)}, now it is {' of '.join(found)}"
+        )
+    for one, layer in zip(node, layers, strict=True):
+        adapter = _adapter(layer)
+        if "state" in one and adapter is not None:
+            adapter[1](layer, decoder.restore(one["state"], None))
+        else:
+            decoder.set_attributes(one["attributes"], layer)
+        if isinstance(layer, Monitor):
+            layer.t_start = time.time() - one["elapsed"]
+
+
+def capture_vec_env(encoder: Encoder, venv: VecEnv, where: str) -> Node:
+    """The state of a vectorised environment: its wrappers, and what the base class allows."""
+    wrappers = []
+    while isinstance(venv, VecEnvWrapper):
+        name = f"{where}: {type(venv).__name__}"
+        wrappers.append([class_name(venv), encoder.attributes(venv, name, SHOWN)])
+        venv = venv.venv
+    node: dict[str, Node] = {"wrappers": wrappers, "class": class_name(venv), "n": venv.num_envs}
+    node["spaces"] = encoder.encode([venv.action_space, venv.observation_space], where)
+    # Seeds and options that wait for the next reset.
+    node["awaited"] = encoder.encode([venv._seeds, venv._options], where)
+    if isinstance(venv, DummyVecEnv):
+        node["envs"] = [
+            capture_env(encoder, env, f"{where}[{i}]") for i, env in enumerate(venv.envs)
+        ]
+    elif isinstance(venv, SubprocVecEnv) and all(venv.env_is_wrapped(ResumableEnv)):
+        node["workers"] = []
+        for i, state in enumerate(venv.env_method("capture_state")):
+            encoder.opaque += [f"{where}[{i}] {told}" for told in state["opaque"]]
+            numbers = [encoder.encode(array, where)["array"] for array in state["arrays"]]
+            node["workers"].append({"tree": state["tree"], "arrays": numbers})
+    else:
+        remedy = (
+            ", which hides its environments: wrap each in sb3_ext.resume.ResumableEnv"
+            if isinstance(venv, SubprocVecEnv)
+            else ""
+        )
+        encoder.opaque.append(f"{where} is a {type(venv).__name__}{remedy}")
+    return node
+
+
+def restore_vec_env(
+    decoder: Decoder, node: Node, venv: VecEnv, *, only_wrappers: bool = False
+) -> None:
+    """Put the state back; with ``only_wrappers`` what is not an episode: statistics, say."""
+    for name, attributes in node["wrappers"]:
+        if not isinstance(venv, VecEnvWrapper) or class_name(venv) != name:
+            raise StateMismatchError(f"a {name} was saved, found a {class_name(venv)}")
+        decoder.set_attributes(attributes, venv)
+        venv = venv.venv
+    if (class_name(venv), venv.num_envs) != (node["class"], node["n"]):
+        raise StateMismatchError(
+            f"{node['n']} environments in a {node['class']} were saved, found {venv.num_envs} in a "
+            f"{class_name(venv)}"
+        )
+    decoder.restore(node["spaces"], [venv.action_space, venv.observation_space])
+    if only_wrappers:
+        return
+    venv._seeds, venv._options = decoder.restore(node["awaited"], None)
+    if isinstance(venv, DummyVecEnv):
+        for saved, env in zip(node["envs"], venv.envs, strict=True):
+            restore_env(decoder, saved, env)
+    else:
+        for i, saved in enumerate(node["workers"]):
+            arrays = [np.array(decoder.arrays[number]) for number in saved["arrays"]]
+            venv.env_method("restore_state", {"tree": saved["tree"], "arrays": arrays}, indices=[i])
+
+
+def encode_special(encoder: Encoder, value: Any, where: str) -> Node:
+    """The encoder's word on environments that callbacks hold, such as ``EvalCallback``'s."""
+    if isinstance(value, VecEnv):
+        return {"vec_env": capture_vec_env(encoder, value, where)}
+    if isinstance(value, gym.Env):
+        return {"env": capture_env(encoder, value, where)}
+    if isinstance(value, ResultsWriter):
+        value.file_handler.flush()
+        return {"monitor": encoder.encode(Path(value.file_handler.name).read_bytes(), where)}
+    if isinstance(value, (th.nn.Module, BaseAlgorithm, BaseCallback, Logger)):
+        return MISSING  # made again by the script; what they hold is read elsewhere
+    return NotImplemented
+
+
+def decode_special(decoder: Decoder, node: Node, current: Any) -> Any:
+    """The decoder's."""
+    if "vec_env" in node and not isinstance(current, VecEnv):
+        raise StateMismatchError(f"a VecEnv was saved, found a {class_name(current)}")
+    if "env" in node and not isinstance(current, gym.Env):
+        raise StateMismatchError(f"an environment was saved, found a {class_name(current)}")
+    if "vec_env" in node:
+        # Its episodes cannot matter (an evaluation begins with a reset), its generators do.
+        restore_vec_env(decoder, node["vec_env"], current, only_wrappers=not _has_envs(node))
+        return current
+    if "env" in node:
+        restore_env(decoder, node["env"], current)
+        return current
+    if "monitor" in node:
+        # The file as it was: without episodes that are about to be played again, and with those
+        # that a Monitor drops which opens its file anew.
+        if isinstance(current, ResultsWriter):
+            current.file_handler.seek(0)
+            current.file_handler.truncate()
+            current.file_handler.write(decoder.restore(node["monitor"], None).decode())
+            current.file_handler.flush()
+        return current
+    return NotImplemented
+
+
+def _has_envs(node: Node) -> bool:
+    return "envs" in node["vec_env"] or "workers" in node["vec_env"]
+
+
+def _layers(env: gym.Env[Any, Any]) -> list[gym.Env[Any, Any]]:
+    found = [env]
+    while isinstance(found[-1], gym.Wrapper):
+        found.append(found[-1].env)
+    return found
+
+
+def _adapter(layer: gym.Env[Any, Any]) -> tuple[GetState, SetState] | None:
+    return next((_adapters[kind] for kind in type(layer).__mro__ if kind in _adapters), None)

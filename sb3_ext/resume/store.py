@@ -1,0 +1,141 @@
+"""Checkpoints on disk: whole or not there.
+
+A checkpoint is a folder ``checkpoints/step-000012000`` of plain files. It is written under another
+name, flushed, and renamed; whatever happens on the way, the one before it is still there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sb3_ext.errors import CheckpointError
+from sb3_ext.resume.tree import Node
+
+FORMAT = 1
+FOLDER = "checkpoints"
+MANIFEST = "manifest.json"
+_NAME = re.compile(r"step-(\d+)")
+#: From this size on, an array is a file of its own, read without a second copy in memory.
+LARGE = 1 << 20
+
+
+def latest_checkpoint(run_dir: str | Path) -> Path | None:
+    """The newest whole checkpoint of a run directory, or None."""
+    for path in reversed(_checkpoints(Path(run_dir))):
+        fault = _fault(path)
+        if fault is None:
+            return path
+        warnings.warn(f"the checkpoint {path} is passed over: {fault}", stacklevel=2)
+    return None
+
+
+def write_checkpoint(
+    run_dir: str | Path, step: int, fill: Callable[[Path], None], *, keep: int
+) -> Path:
+    """Write one whole or not at all, then drop all but the newest ``keep``.
+
+    :param fill: writes the files into the folder that it is given
+    :raises OSError: if it cannot be written; the older ones are left as they were
+    """
+    parent = Path(run_dir) / FOLDER
+    parent.mkdir(parents=True, exist_ok=True)
+    for old in parent.glob(".draft-*"):  # of a run that was killed while it wrote
+        shutil.rmtree(old, ignore_errors=True)
+    draft, target = parent / f".draft-{step:09d}", parent / f"step-{step:09d}"
+    draft.mkdir()
+    try:
+        fill(draft)
+        sizes = {path.name: path.stat().st_size for path in sorted(draft.iterdir())}
+        manifest = {"format": FORMAT, "num_timesteps": step, "files": sizes}
+        (draft / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        for path in draft.iterdir():
+            _flush(path)
+        _flush(draft)
+        if target.exists():  # the same step again, after a resume
+            shutil.rmtree(target)
+        os.rename(draft, target)
+        _flush(parent)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    for old in _checkpoints(Path(run_dir))[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def write_state(folder: Path, tree: Node, arrays: list[np.ndarray]) -> None:
+    """Write a tree and its arrays as ``state.json``, ``arrays.npz`` and ``array-N.npy``."""
+    (folder / "state.json").write_text(json.dumps(tree))
+    small = {}
+    for number, array in enumerate(arrays):
+        if array.nbytes < LARGE:
+            small[str(number)] = array
+        else:
+            np.save(folder / f"array-{number}.npy", array, allow_pickle=False)
+    np.savez(folder / "arrays.npz", **small)  # type: ignore[arg-type]
+
+
+def read_state(folder: Path) -> tuple[Node, Mapping[int, np.ndarray]]:
+    """The tree and the arrays of ``write_state``; large arrays stay on disk until they are used."""
+    tree = json.loads((folder / "state.json").read_text())
+    with np.load(folder / "arrays.npz", allow_pickle=False) as small:
+        arrays = {int(name): small[name] for name in small.files}
+    for path in folder.glob("array-*.npy"):
+        number = int(path.stem.partition("-")[2])
+        arrays[number] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return tree, arrays
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What the checkpoint says about itself."""
+    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{folder} is of format {manifest.get('format')}, this sb3-ext reads format {FORMAT}: "
+            "resume with the version that wrote it"
+        )
+    return manifest
+
+
+def _checkpoints(run_dir: Path) -> list[Path]:
+    """All checkpoints, oldest first."""
+    found = []
+    for path in (run_dir / FOLDER).glob("step-*"):
+        match = _NAME.fullmatch(path.name)
+        if match and path.is_dir():
+            found.append((int(match[1]), path))
+    return [path for _, path in sorted(found)]
+
+
+def _fault(path: Path) -> str | None:
+    try:
+        files = json.loads((path / MANIFEST).read_text())["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "it has no readable manifest.json"
+    for name, size in files.items():
+        # Names are the manifest's, and must stay inside the folder.
+        if Path(name).name != name or not (path / name).is_file():
+            return f"its file {name} is missing"
+        if (path / name).stat().st_size != size:
+            return f"its file {name} has {(path / name).stat().st_size} bytes instead of {size}"
+    return None
+
+
+def _flush(path: Path) -> None:
+    """Ask the system to have it on the disk: a rename must not overtake what it names."""
+    if os.name == "nt" and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

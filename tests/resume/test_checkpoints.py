@@ -1,0 +1,341 @@
+"""What may go wrong around a checkpoint, and what is said then."""
+
+import contextlib
+import errno
+import json
+import shutil
+import warnings
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pandas as pd
+import pytest
+import sb3_contrib
+import stable_baselines3 as sb3
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+
+import sb3_ext
+from sb3_ext.errors import CheckpointError
+from sb3_ext.resume import ResumableCheckpoint, latest_checkpoint, register_env_state
+from sb3_ext.resume import callback as callback_module
+from sb3_ext.resume.environments import _adapters
+from sb3_ext.resume.store import FOLDER, write_checkpoint
+from tests.cut_runs import CutError, Recorder, cut_and_resume, require_same, same
+from tests.environments import Drift
+
+
+def sac(env: Any = None, cls: Any = sb3_ext.SAC, **kwargs: Any) -> Any:
+    options = {"learning_starts": 20, "buffer_size": 500, "batch_size": 16, "seed": 3} | kwargs
+    made = DummyVecEnv([lambda: Monitor(Drift())]) if env is None else env
+    return cls("MlpPolicy", made, policy_kwargs={"net_arch": [8]}, **options)
+
+
+def run(tmp_path: Any, total: int = 100, cut: int | None = None, **kwargs: Any) -> Any:
+    checkpoint = ResumableCheckpoint(tmp_path, every=30)
+    model = sac(**kwargs)
+    with contextlib.suppress(CutError):
+        model.learn(total, callback=[Recorder(cut), checkpoint])
+    return model, checkpoint
+
+
+# -- the folder --------------------------------------------------------------------------------
+
+
+def test_the_newest_are_kept(tmp_path):
+    _, checkpoint = run(tmp_path, total=200)
+    names = sorted(path.name for path in (tmp_path / FOLDER).iterdir())
+    assert names == ["step-000000180", "step-000000200"]
+    assert checkpoint.last == latest_checkpoint(tmp_path)
+    assert checkpoint.last.name == "step-000000200"
+
+
+def test_a_draft_of_a_killed_writer_is_no_checkpoint(tmp_path):
+    run(tmp_path, total=60)
+    draft = tmp_path / FOLDER / ".draft-000000090"
+    shutil.copytree(latest_checkpoint(tmp_path), draft)
+    assert latest_checkpoint(tmp_path).name == "step-000000060"
+    write_checkpoint(tmp_path, 70, lambda folder: None, keep=2)
+    assert not draft.exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "manifest"])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage):
+    run(tmp_path, total=95)
+    newest = latest_checkpoint(tmp_path)
+    if damage == "cut":
+        (newest / "model.zip").write_bytes((newest / "model.zip").read_bytes()[:-10])
+    elif damage == "gone":
+        (newest / "state.json").unlink()
+    else:
+        (newest / "manifest.json").write_text("{")
+    with pytest.warns(UserWarning, match=f"{newest.name} is passed over: it"):
+        assert latest_checkpoint(tmp_path).name == "step-000000090"
+
+
+def test_a_manifest_cannot_point_outside(tmp_path):
+    run(tmp_path, total=60)
+    newest = latest_checkpoint(tmp_path)
+    (tmp_path / "secret").write_text("x")
+    (newest / "manifest.json").write_text(json.dumps({"format": 1, "files": {"../../secret": 1}}))
+    with pytest.warns(UserWarning, match="its file ../../secret is missing"):
+        assert latest_checkpoint(tmp_path).name != newest.name
+
+
+def test_a_failed_write_leaves_the_one_before(tmp_path):
+    def fail(folder):
+        (folder / "model.zip").write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    first = write_checkpoint(tmp_path, 10, lambda folder: None, keep=1)
+    with pytest.raises(OSError, match="No space"):
+        write_checkpoint(tmp_path, 20, fail, keep=1)
+    assert list((tmp_path / FOLDER).iterdir()) == [first]
+
+
+def test_a_full_disk_is_a_warning_and_training_goes_on(tmp_path, monkeypatch):
+    def full(*_args: Any, **_kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run(tmp_path, total=60)
+    monkeypatch.setattr(callback_module, "capture", full)
+    with pytest.warns(UserWarning, match="No space left on device in .*the last one is .*00060"):
+        model, checkpoint = run(tmp_path, total=95)
+    assert model.num_timesteps == 95
+    assert latest_checkpoint(tmp_path).name == "step-000000060"
+    assert checkpoint.resumed_from == 60
+
+
+def test_the_state_holds_no_pickle(tmp_path, monkeypatch):
+    """Resuming works while everything that could unpickle is switched off."""
+    whole, _ = run(tmp_path / "whole", total=100)
+    run(tmp_path / "run", total=100, cut=95)
+
+    def forbidden(*_args: Any, **_kwargs: Any) -> None:
+        raise AssertionError("something was unpickled")
+
+    resumed = sac()
+    for target in ("pickle.load", "pickle.loads", "cloudpickle.loads"):
+        monkeypatch.setattr(target, forbidden)
+    resumed.learn(100, callback=[Recorder(), ResumableCheckpoint(tmp_path / "run", every=30)])
+    assert same(whole.get_parameters(), resumed.get_parameters())
+
+
+# -- going on ----------------------------------------------------------------------------------
+
+
+def test_a_finished_run_is_not_trained_further(tmp_path):
+    first, _ = run(tmp_path, total=100)
+    again, checkpoint = run(tmp_path, total=100)
+    assert checkpoint.resumed_from == again.num_timesteps == 100
+    assert same(first.get_parameters(), again.get_parameters())
+
+
+def test_a_longer_run_goes_on_where_the_short_one_ended(tmp_path):
+    whole, _ = run(tmp_path / "whole", total=150)
+    run(tmp_path / "run", total=100)
+    longer, _ = run(tmp_path / "run", total=150)
+    assert same(whole.get_parameters(), longer.get_parameters())
+
+
+def test_a_stop_on_request_loses_nothing(tmp_path):
+    class Ask(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps == 47:
+                checkpoint.request_stop()
+            return True
+
+    whole, _ = run(tmp_path / "whole", total=100)
+    checkpoint = ResumableCheckpoint(tmp_path / "run", every=1_000)
+    stopped = sac()
+    stopped.learn(100, callback=[Recorder(), Ask(), checkpoint])
+    assert checkpoint.stopped
+    assert checkpoint.last.name == "step-000000047"
+    with pytest.warns(UserWarning, match="goes on without its callbacks .*Ask"):
+        resumed, _ = run(tmp_path / "run", total=100)
+    assert same(whole.get_parameters(), resumed.get_parameters())
+
+
+def test_a_run_that_is_cut_off_twice(tmp_path):
+    whole, _ = run(tmp_path / "whole", total=150)
+    run(tmp_path / "run", total=150, cut=70)
+    run(tmp_path / "run", total=150, cut=130)
+    resumed, checkpoint = run(tmp_path / "run", total=150)
+    assert checkpoint.resumed_from == 120
+    assert same(whole.get_parameters(), resumed.get_parameters())
+
+
+def test_the_monitor_file_is_as_if_nothing_had_happened(tmp_path):
+    def make(name):
+        return sac(DummyVecEnv([lambda: Monitor(Drift(), str(tmp_path / name))]))
+
+    names = iter(["whole", "cut", "cut"])
+    runs = cut_and_resume(lambda: make(next(names)), tmp_path, total=200, cut=170, every=60)
+    assert runs[-1].resumed_from == 120
+    require_same(*runs)
+    one, other = (
+        pd.read_csv(tmp_path / f"{name}.monitor.csv", skiprows=1) for name in ("whole", "cut")
+    )
+    assert len(one) > 5
+    assert one[["r", "l"]].equals(other[["r", "l"]])
+    assert other["t"].is_monotonic_increasing
+
+
+def test_settings_that_a_callback_changed_are_kept(tmp_path):
+    class Cool(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps == 40:
+                self.model.temperature = 9.0
+            return True
+
+    def make():
+        return sac(cls=sb3_ext.LFIWSAC, fast_buffer_size=30, ratio_net_arch=(8,))
+
+    require_same(
+        *cut_and_resume(make, tmp_path, total=120, cut=100, every=30, extra=lambda: [Cool()])
+    )
+
+
+def test_new_settings_of_the_script_are_taken_and_told(tmp_path):
+    run(tmp_path, total=100, cut=95)
+    with pytest.warns(UserWarning, match="gamma was 0.99 and is 0.9"):
+        model, _ = run(tmp_path, gamma=0.9)
+    assert model.gamma == 0.9
+
+
+# -- refusals ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"cls": sb3.SAC}, "algorithm 'sb3_ext.algorithms.sac:SAC', this one has 'stable_baselin"),
+        ({"env": DummyVecEnv([lambda: Monitor(Drift())] * 2)}, "n_envs 1, this one has 2"),
+        ({"buffer_size": 400}, "replay buffer of 500 rows, the model has one of 400"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, options, told):
+    run(tmp_path, total=60)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(CheckpointError, match=told):
+            run(tmp_path, total=100, **options)
+
+
+def test_what_cannot_be_resumed_is_refused_before_training(tmp_path):
+    model = sb3_contrib.ARS("LinearPolicy", "Pendulum-v1")
+    with pytest.raises(TypeError, match="ARS does not: use SB3's CheckpointCallback"):
+        model.learn(100, callback=ResumableCheckpoint(tmp_path))
+
+
+@pytest.mark.parametrize("options", [{"every": 0}, {"keep": 0}])
+def test_wrong_options_are_refused(tmp_path, options):
+    with pytest.raises(ValueError, match="must be at least 1"):
+        ResumableCheckpoint(tmp_path, **options)
+
+
+# -- environments that hide their state --------------------------------------------------------
+
+
+class Hidden(Drift):
+    """Its noise comes from an iterator, whose state nobody can read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise = iter(np.random.default_rng(0).normal(size=10_000))
+
+    def step(self, action: np.ndarray) -> Any:
+        return super().step(action + np.float32(next(self.noise) / 10))
+
+
+def hidden(kind: type = Hidden, **kwargs: Any) -> Any:
+    return sac(DummyVecEnv([lambda: Monitor(kind())]), **kwargs)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"n_steps": 3},
+        {
+            "optimize_memory_usage": True,
+            "replay_buffer_kwargs": {"handle_timeout_termination": False},
+        },
+    ],
+)
+def test_a_hidden_state_starts_new_episodes_and_two_resumes_agree(tmp_path, options):
+    def make():
+        return hidden(**options)
+
+    try:
+        make().learn(100, callback=[Recorder(80), ResumableCheckpoint(tmp_path / "a", every=30)])
+    except CutError:
+        shutil.copytree(tmp_path / "a", tmp_path / "b")
+    ends = []
+    for name in ("a", "b"):
+        model = make()
+        with pytest.warns(UserWarning, match=r"step 60 with new episodes.*Hidden.noise holds a"):
+            model.learn(100, callback=[Recorder(), ResumableCheckpoint(tmp_path / name, every=30)])
+        assert model.num_timesteps == 100
+        ends.append(model.get_parameters())
+    assert same(*ends)
+
+
+def test_an_author_can_say_what_the_state_is(tmp_path):
+    class Told(Hidden):
+        drawn = 0
+
+        def step(self, action: np.ndarray) -> Any:
+            self.drawn += 1
+            return super().step(action)
+
+    def get(env: Told) -> Any:
+        return [env.drawn, env.state, env.t, env.np_random.bit_generator.state]
+
+    def put(env: Told, state: Any) -> None:
+        while env.drawn < state[0]:
+            next(env.noise)
+            env.drawn += 1
+        _, env.state, env.t, env.np_random.bit_generator.state = state
+
+    register_env_state(Told, get=get, set=put)
+    try:
+        runs = cut_and_resume(lambda: hidden(Told), tmp_path, total=100, cut=95, every=30)
+    finally:
+        del _adapters[Told]
+    require_same(*runs)
+
+
+def test_an_n_step_return_does_not_reach_into_the_new_episode(tmp_path):
+    model = hidden(n_steps=3)
+    with pytest.raises(CutError):
+        model.learn(100, callback=[Recorder(80), ResumableCheckpoint(tmp_path, every=30)])
+    again = hidden(n_steps=3)
+    with pytest.warns(UserWarning, match="new episodes"):
+        again.learn(70, callback=[Recorder(), ResumableCheckpoint(tmp_path, every=30)])
+    assert again.replay_buffer.timeouts[59] != again.replay_buffer.dones[59]
+
+
+def test_workers_without_the_wrapper_are_told(tmp_path):
+    def make():
+        return sac(make_vec_env("Pendulum-v1", 2, seed=3, vec_env_cls=SubprocVecEnv))
+
+    with pytest.warns(UserWarning, match="wrap each in sb3_ext.resume.ResumableEnv"):
+        _, model, *_ = cut_and_resume(make, tmp_path, total=100, cut=90, every=30)
+    assert model.num_timesteps == 100
+
+
+def test_a_changed_mujoco_model_is_noticed(tmp_path):
+    class Heavy(gym.Wrapper):
+        def reset(self, **kwargs: Any) -> Any:
+            self.unwrapped.model.body_mass[1] *= 1.5
+            return super().reset(**kwargs)
+
+    def make():
+        return sac(DummyVecEnv([lambda: Heavy(gym.make("InvertedPendulum-v5"))]))
+
+    with pytest.warns(UserWarning, match="MuJoCo model was changed"):
+        cut_and_resume(make, tmp_path, total=100, cut=90, every=30)
