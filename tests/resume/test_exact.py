@@ -9,6 +9,7 @@ import sb3_contrib
 import stable_baselines3 as sb3
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
@@ -21,6 +22,7 @@ from stable_baselines3.common.vec_env import (
 import sb3_ext
 from sb3_ext.resume import ResumableEnv
 from tests.cut_runs import cut_and_resume, require_same
+from tests.environments import make_env
 
 SMALL = {"policy_kwargs": {"net_arch": [16, 16]}, "seed": 3}
 OFF = {**SMALL, "learning_starts": 50, "buffer_size": 1_000, "batch_size": 32}
@@ -79,6 +81,20 @@ CASES = {
     ),
     "VecNormalize": model(sb3_ext.LFIWSAC, PENDULUM, wrap=VecNormalize, **LFIW),
     "VecFrameStack": model(sb3_ext.SAC, PENDULUM, wrap=lambda env: VecFrameStack(env, 2), **OFF),
+    "Dict observations": lambda: sb3_ext.SAC(
+        "MultiInputPolicy", make_env("dict", 2), **copy.deepcopy(OFF)
+    ),
+    "images": lambda: sb3_ext.SAC(
+        "CnnPolicy",
+        make_env("image"),
+        **OFF | {"policy_kwargs": {"features_extractor_kwargs": {"features_dim": 8}}},
+    ),
+    "HER": lambda: sb3.DQN(
+        "MultiInputPolicy",
+        DummyVecEnv([lambda: BitFlippingEnv(n_bits=4)]),
+        **copy.deepcopy(OFF),
+        replay_buffer_class=sb3.HerReplayBuffer,
+    ),
     "TQC": model(sb3_contrib.TQC, PENDULUM, **OFF),
     "CrossQ": model(sb3_contrib.CrossQ, PENDULUM, **OFF),
     "DQN": model(sb3.DQN, CARTPOLE, **OFF, target_update_interval=70),
