@@ -9,7 +9,12 @@ from typing import ClassVar
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ext.resume.state import Start, capture, require_supported, restore
-from sb3_ext.resume.store import latest_checkpoint, read_manifest, write_checkpoint
+from sb3_ext.resume.store import (
+    latest_checkpoint,
+    read_manifest,
+    require_folder,
+    write_checkpoint,
+)
 
 
 class ResumableCheckpoint(BaseCallback):
@@ -72,7 +77,7 @@ class ResumableCheckpoint(BaseCallback):
         if self._started:  # a second learn of this process goes on by itself
             return
         self._started = True
-        self.run_dir.mkdir(parents=True, exist_ok=True)
+        require_folder(self.run_dir)
         self._pending = self.last = latest_checkpoint(self.run_dir)
         if self._pending is not None:
             reached = read_manifest(self._pending)["num_timesteps"]
@@ -128,11 +133,12 @@ class ResumableCheckpoint(BaseCallback):
                 lambda folder: capture(self.model, self._root, start, folder),
                 keep=self.keep,
             )
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # torch's writer says the latter on a full disk
             kept = f"the last one is {self.last}" if self.last else "there is none yet"
+            cause = getattr(error, "strerror", None) or error
             warnings.warn(
-                f"no checkpoint could be written at step {step}: {error.strerror or error} in "
-                f"{self.run_dir}; training goes on, {kept}. Make room, or end it with Ctrl-C",
+                f"no checkpoint could be written at step {step}: {cause} in {self.run_dir}; "
+                f"training goes on, {kept}. Make room for the next try in {self.every} steps",
                 stacklevel=2,
             )
             return

@@ -38,6 +38,22 @@ def latest_checkpoint(run_dir: str | Path) -> Path | None:
     return None
 
 
+def require_folder(run_dir: Path) -> None:
+    """Make the folder of the checkpoints.
+
+    :raises OSError: with a sentence, if it cannot be made or written to
+    """
+    try:
+        (run_dir / FOLDER).mkdir(parents=True, exist_ok=True)
+        probe = run_dir / FOLDER / ".draft-probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise type(error)(
+            f"no checkpoints can be written to {run_dir}: {error.strerror}; choose another run_dir"
+        ) from error
+
+
 def write_checkpoint(
     run_dir: str | Path, step: int, fill: Callable[[Path], None], *, keep: int
 ) -> Path:

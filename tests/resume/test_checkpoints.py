@@ -231,6 +231,14 @@ def test_what_cannot_be_resumed_is_refused_before_training(tmp_path):
         model.learn(100, callback=ResumableCheckpoint(tmp_path))
 
 
+def test_a_folder_that_cannot_be_made_is_told_before_training(tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    model = sac()
+    with pytest.raises(OSError, match=r"to .*taken: Not a directory; choose another run_dir"):
+        model.learn(100, callback=ResumableCheckpoint(tmp_path / "taken"))
+    assert model.num_timesteps == 0
+
+
 @pytest.mark.parametrize("options", [{"every": 0}, {"keep": 0}])
 def test_wrong_options_are_refused(tmp_path, options):
     with pytest.raises(ValueError, match="must be at least 1"):
