@@ -16,6 +16,7 @@ from tests.environments import make_env
 
 ROOT = Path(__file__).parents[1]
 LFIW = ROOT / "docs" / "methods" / "lfiw.md"
+GUIDES = sorted((ROOT / "docs" / "guide").glob("*.md"))
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
@@ -33,6 +34,7 @@ BUDGETS = {
     r"\b20_000\b": "150",
     r"\b10_000\b": "130",
     r"\b2_000\b": "110",
+    r"\b1_000\b": "50",
     r"\bn_trials=20\b": "n_trials=2",
     r"\bn_eval_episodes=10\b": "n_eval_episodes=1",
 }
@@ -94,7 +96,7 @@ def test_the_index_links_every_page():
     assert pages - {index} <= links
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", LFIW], ids=relative)
+@pytest.mark.parametrize("page", [ROOT / "README.md", LFIW, *GUIDES], ids=relative)
 def test_every_python_block_runs(page, tmp_path):
     blocks = [code for kind, code in FENCE.findall(page.read_text("utf-8")) if kind == "python"]
     assert blocks

@@ -1,5 +1,6 @@
 """What W&B and the run directory hold equals what SB3's logger was given."""
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -13,7 +14,6 @@ import torch as th
 from stable_baselines3 import SAC
 from stable_baselines3.common.logger import Figure, HParam, Image, KVWriter, Video
 
-from sb3_ext import tracking
 from sb3_ext.tracking import (
     RunDirectory,
     WandbOutputFormat,
@@ -142,7 +142,7 @@ def test_missing_wandb_names_the_extra(tmp_path, monkeypatch):
 
 
 def test_missing_tensorboard_is_an_error_only_where_it_was_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     logger = run_logger(tmp_path)
     assert [type(writer).__name__ for writer in logger.output_formats] == ["CSVOutputFormat"]
     logger.close()

@@ -38,8 +38,8 @@ class ResumableCheckpoint(BaseCallback):
     :param verbose: from 1 on, says what is written and resumed
     """
 
-    #: Its attributes are about this process: a checkpoint does not hold them.
-    of_process: ClassVar[bool] = True
+    #: All others are about this process.
+    resumed_attributes: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
         self, run_dir: str | Path, *, every: int = 10_000, keep: int = 2, verbose: int = 0
@@ -63,6 +63,14 @@ class ResumableCheckpoint(BaseCallback):
         self._saved_at = 0
         self._between = False
         self._start: Start | None = None
+
+    @property
+    def resumes_at(self) -> int | None:
+        """The step that this process's first ``learn`` goes on from, None at the beginning."""
+        if self.resumed_from is not None:
+            return self.resumed_from
+        path = self._pending if self._started else latest_checkpoint(self.run_dir)
+        return None if path is None else int(read_manifest(path)["num_timesteps"])
 
     def request_stop(self) -> None:
         """At the next safe point write a checkpoint and end ``learn``; fit for signal handlers."""

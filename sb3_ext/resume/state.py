@@ -215,9 +215,11 @@ def _model_names(model: BaseAlgorithm) -> set[str]:
 
 
 def _callback_names(callback: BaseCallback) -> set[str]:
-    names = {name for name, _ in instance_attributes(callback)} - TIES
-    # A callback whose other attributes are about this process says so.
-    return names & {"n_calls", "num_timesteps"} if getattr(callback, "of_process", False) else names
+    """All attributes, or those that the class names in ``resumed_attributes``."""
+    named = getattr(callback, "resumed_attributes", None)
+    if named is not None:
+        return {"n_calls", "num_timesteps", *named}
+    return {name for name, _ in instance_attributes(callback)} - TIES
 
 
 def _identity(model: BaseAlgorithm) -> dict[str, Any]:
