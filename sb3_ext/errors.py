@@ -13,3 +13,7 @@ class CheckpointError(RuntimeError):
     Not a ``ValueError``: SB3's ``load`` catches those to repair old DQN files and would answer
     with a KeyError instead of our sentence.
     """
+
+
+class UsageError(ValueError):
+    """A command or a config asks for what cannot be; commands print the sentence and return 2."""

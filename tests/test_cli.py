@@ -155,3 +155,38 @@ def test_version_and_a_missing_command(capsys):
     assert capsys.readouterr().out == f"sb3-ext {sb3_ext.__version__}\n"
     with pytest.raises(SystemExit, match="2"):
         cli.main([])
+
+
+def test_help_and_list_import_no_torch():
+    code = (
+        "import sys; from sb3_ext import cli; cli.main(['list'])\n"
+        "try: cli.main(['train', '--help'])\n"
+        "except SystemExit: print('torch' in sys.modules, 'stable_baselines3' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False False"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["trian"], "no command 'trian'; did you mean train?"),
+        (["list", "--all"], "sb3-ext list: unknown option --all"),
+        (["info", "PPO", "TQC"], "'TQC' is one argument too many"),
+        ([], "give a command; see sb3-ext --help"),
+    ],
+)
+def test_a_slip_of_the_finger_is_one_sentence(capsys, words, told):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(words)
+    found = capsys.readouterr()
+    assert told in found.err
+    assert found.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["PPO", "ppo", "contrib:TQC", "sb3:SAC", "TRPO"])
+def test_info_knows_the_stock_algorithms(capsys, name):
+    assert cli.main(["info", name]) == 0
+    out = capsys.readouterr().out
+    assert "algorithm of s" in out
+    assert "  gamma = 0.99" in out.splitlines()

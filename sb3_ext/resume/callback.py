@@ -56,7 +56,8 @@ class ResumableCheckpoint(BaseCallback):
         self.resumed_from: int | None = None
         #: Whether ``request_stop`` ended the training.
         self.stopped = False
-        self._stop_requested = False
+        #: Whether it will, at the next safe point.
+        self.stop_requested = False
         self._root: BaseCallback = self
         self._pending: Path | None = None
         self._started = False
@@ -74,13 +75,13 @@ class ResumableCheckpoint(BaseCallback):
 
     def request_stop(self) -> None:
         """At the next safe point write a checkpoint and end ``learn``; fit for signal handlers."""
-        self._stop_requested = True
+        self.stop_requested = True
 
     def _on_training_start(self) -> None:
         require_supported(self.model)
         self._root = self.locals.get("callback", self)
         self._start = Start.of(self.model, self._root)
-        self.stopped = self._stop_requested = False
+        self.stopped = self.stop_requested = False
         self._saved_at = self.model.num_timesteps
         if self._started:  # a second learn of this process goes on by itself
             return
@@ -102,9 +103,9 @@ class ResumableCheckpoint(BaseCallback):
             self._resume()
             return
         due = self.model.num_timesteps - self._saved_at >= self.every
-        if due or self._stop_requested:
+        if due or self.stop_requested:
             self._save()
-        if self._stop_requested:
+        if self.stop_requested:
             self.stopped = True
 
     def _on_step(self) -> bool:

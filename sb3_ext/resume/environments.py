@@ -184,6 +184,19 @@ def restore_vec_env(
             venv.env_method("restore_state", {"tree": saved["tree"], "arrays": arrays}, indices=[i])
 
 
+def restore_monitors(decoder: Decoder, node: Node, venv: VecEnv) -> None:
+    """Put back the files of episodes, which a ``Monitor`` begins anew by default."""
+    while isinstance(venv, VecEnvWrapper):
+        venv = venv.venv
+    if not isinstance(venv, DummyVecEnv):
+        return
+    for layers, env in zip(node["envs"], venv.envs, strict=False):
+        for saved, layer in zip(layers, _layers(env), strict=False):
+            writer = saved.get("attributes", {}).get("results_writer")
+            if writer is not None and isinstance(layer, Monitor):
+                decoder.restore(writer, layer.results_writer)
+
+
 def encode_special(encoder: Encoder, value: Any, where: str) -> Node:
     """The encoder's word on environments that callbacks hold, such as ``EvalCallback``'s."""
     if isinstance(value, VecEnv):

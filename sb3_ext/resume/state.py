@@ -28,6 +28,7 @@ from sb3_ext.resume.environments import (
     capture_vec_env,
     decode_special,
     encode_special,
+    restore_monitors,
     restore_random,
     restore_vec_env,
 )
@@ -327,6 +328,8 @@ def _start_new_episodes(
     assert env is not None
     with contextlib.suppress(StateMismatchError):  # other wrappers have statistics of their own
         restore_vec_env(decoder, saved, env, only_wrappers=True)
+    if saved["class"] == class_name(env.unwrapped):
+        restore_monitors(decoder, saved, env)
     if model.seed is not None:
         env.seed(model.seed + model.num_timesteps)
     fresh = fresh | {"_last_obs": env.reset(), "_last_episode_starts": np.ones(env.num_envs, bool)}

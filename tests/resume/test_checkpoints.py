@@ -292,6 +292,23 @@ def test_a_hidden_state_starts_new_episodes_and_two_resumes_agree(tmp_path, opti
     assert same(*ends)
 
 
+def test_the_monitor_file_outlives_a_resume_with_new_episodes(tmp_path):
+    def make():
+        return sac(DummyVecEnv([lambda: Monitor(Hidden(), str(tmp_path / "m"))]))
+
+    first = make()
+    with pytest.raises(CutError):
+        first.learn(150, callback=[Recorder(140), ResumableCheckpoint(tmp_path, every=60)])
+    first.get_env().close()
+    model = make()
+    with pytest.warns(UserWarning, match="new episodes"):
+        model.learn(200, callback=[Recorder(), ResumableCheckpoint(tmp_path, every=60)])
+    episodes = pd.read_csv(tmp_path / "m.monitor.csv", skiprows=1)
+    model.get_env().close()
+    # 60 to 120 of the first life, all 80 steps of the second, less what was under way at each end.
+    assert 200 - 25 - 25 < episodes["l"].sum() <= 200
+
+
 def test_an_author_can_say_what_the_state_is(tmp_path):
     class Told(Hidden):
         drawn = 0

@@ -1,35 +1,33 @@
-"""The command `sb3-ext`, also `python -m sb3_ext`."""
+"""`sb3-ext list` and `sb3-ext info`."""
 
 import argparse
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from sb3_ext import __version__, registry
-from sb3_ext.registry import Plugin, PluginError
+from sb3_ext import catalog, registry
+from sb3_ext.cli.parsing import add_command
+from sb3_ext.errors import UsageError
+from sb3_ext.registry import Plugin, UnknownPluginError
 from sb3_ext.signatures import constructor_arguments
 from sb3_ext.spec import Atom, Choice
 
 HOSTS = ("stable_baselines3", "sb3_contrib")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, or 2 for a mistake in what was asked."""
-    parser = argparse.ArgumentParser(prog="sb3-ext", description="Plugins for Stable-Baselines3.")
-    parser.add_argument("--version", action="version", version=f"sb3-ext {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("list", help="show the installed plugins").set_defaults(run=_list)
-    info = commands.add_parser("info", help="show one plugin with its arguments")
-    info.add_argument("name", help="LFIWSAC or lfiw_sac")
+def add_parsers(commands: Any) -> None:
+    """Add both commands."""
+    listing = add_command(commands, "list", "show the installed plugins", examples=("list",))
+    listing.set_defaults(run=_list)
+    info = add_command(
+        commands,
+        "info",
+        "show one plugin, or an algorithm of SB3, with its arguments",
+        examples=("info LFIWSAC", "info PPO", "info contrib:TQC"),
+    )
+    info.add_argument("name", metavar="NAME", help="LFIWSAC or lfiw_sac; PPO; contrib:TQC")
     info.set_defaults(run=_info)
-    arguments = parser.parse_args(argv)
-    run: Callable[[argparse.Namespace], int] = arguments.run
-    try:
-        return run(arguments)
-    except PluginError as error:
-        print(f"sb3-ext: {error}", file=sys.stderr)
-        return 2
 
 
 def _list(_: argparse.Namespace) -> int:
@@ -78,7 +76,14 @@ def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    row, spec = registry.find(arguments.name)
+    try:
+        row, spec = registry.find(arguments.name)
+    except UnknownPluginError as error:
+        try:
+            name, cls = catalog.find_algorithm(arguments.name)
+        except UsageError:
+            raise error from None  # it knows samplers and weightings, too
+        return _info_on_stock(name, cls)
     module, _, name = spec.target.partition(":")
     public = f"from sb3_ext import {name}"
     lines = [
@@ -106,10 +111,22 @@ def _info(arguments: argparse.Namespace) -> int:
     print(
         "\narguments beyond those of the base class" if parameters else "\nno arguments of its own"
     )
+    _print_parameters(parameters)
+    return 0
+
+
+def _info_on_stock(name: str, cls: type) -> int:
+    module = cls.__module__.partition(".")[0]
+    print(f"{cls.__name__} ({name}), algorithm of {module}\n")
+    print(f"import        from {module} import {cls.__name__}\n\narguments")
+    _print_parameters(list(constructor_arguments(cls).values()))
+    return 0
+
+
+def _print_parameters(parameters: Sequence[inspect.Parameter]) -> None:
     for parameter in parameters:
         default = "required" if parameter.default is parameter.empty else repr(parameter.default)
         print(f"  {parameter.name} = {default}")
-    return 0
 
 
 def _range(atom: Atom) -> str:

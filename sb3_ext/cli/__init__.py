@@ -1,0 +1,37 @@
+"""The command `sb3-ext`, also `python -m sb3_ext`."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from sb3_ext import __version__
+from sb3_ext.cli import evaluate, listing, train
+from sb3_ext.cli.listing import own_parameters
+from sb3_ext.cli.parsing import Parser
+from sb3_ext.errors import CheckpointError, UsageError
+from sb3_ext.registry import PluginError
+
+__all__ = ["main", "own_parameters"]
+
+EPILOG = """\
+begin with:
+  sb3-ext list
+  sb3-ext train LFIWSAC --env Pendulum-v1 --steps 5000 --set fast_buffer_size=1000
+  sb3-ext COMMAND --help
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, or 2 for a mistake in what was asked."""
+    parser = Parser(prog="sb3-ext", description="Plugins for Stable-Baselines3.", epilog=EPILOG)
+    parser.add_argument("--version", action="version", version=f"sb3-ext {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    listing.add_parsers(commands)
+    train.add_parser(commands)
+    evaluate.add_parser(commands)
+    arguments = parser.parse_args(argv)
+    run: Callable[..., int] = arguments.run
+    try:
+        return run(arguments)
+    except (PluginError, UsageError, CheckpointError) as error:
+        print(f"sb3-ext: {error}", file=sys.stderr)
+        return 2

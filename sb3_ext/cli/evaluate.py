@@ -1,0 +1,190 @@
+"""`sb3-ext eval`: how good an agent is, with an interval."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from sb3_ext.cli.parsing import add_command, at_least
+from sb3_ext.errors import UsageError
+
+MORE = """\
+PATH is a run directory of `sb3-ext train`, or a zip. A run's agent is made from its options.yaml
+and its tensors, and nothing is unpickled. A zip of SB3 can only be read by unpickling, which runs
+code of whoever wrote it: --allow-pickle says that you trust the file."""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands,
+        "eval",
+        "evaluate a trained agent",
+        examples=(
+            "eval runs/lfiw_sac/Hopper-v5_1",
+            "eval runs/lfiw_sac/Hopper-v5_1 --which last --episodes 50 --json",
+            "eval hopper.zip --algo LFIWSAC --env Hopper-v5 --allow-pickle",
+        ),
+        more=MORE,
+    )
+    add = parser.add_argument
+    add("path", type=Path, metavar="PATH", help="a run directory, or a zip")
+    add(
+        "--which",
+        choices=("best", "final", "last"),
+        default="best",
+        help="of a run: the best evaluation's, the final one, the last checkpoint's (best)",
+    )
+    add("--episodes", type=at_least(1), default=20, metavar="N", help="(20)")
+    add("--seed", type=at_least(0), default=0, metavar="S", help="of the environment (0)")
+    add("--stochastic", action="store_true", help="draw actions instead of taking the best")
+    add("--render", action="store_true", help="show the episodes in a window")
+    add("--algo", metavar="ALGO", help="of a zip")
+    add("--env", metavar="ID", help="of a zip; or another environment than the run's")
+    add("--device", default="auto", metavar="D", help="(auto)")
+    add("--allow-pickle", action="store_true", help="load a zip, which may run its writer's code")
+    add("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate, and print."""
+    import torch as th
+    from stable_baselines3.common.evaluation import evaluate_policy
+
+    from sb3_ext.evaluation import bootstrap_interval
+
+    th.set_num_threads(1)
+    model, env, told = _load(arguments)
+    returns: Any
+    lengths: Any
+    returns, lengths = evaluate_policy(
+        model,
+        env,
+        n_eval_episodes=arguments.episodes,
+        deterministic=not arguments.stochastic,
+        return_episode_rewards=True,
+        warn=False,
+    )
+    env.close()
+    interval = bootstrap_interval(returns)
+    spread = th.tensor(returns).std(correction=0).item()
+    if arguments.json:
+        row = {
+            **told,
+            "episodes": arguments.episodes,
+            "seed": arguments.seed,
+            "mean": sum(returns) / len(returns),
+            "std": spread,
+            "iqm": interval.estimate,
+            "interval": [interval.low, interval.high] if interval.n > 1 else None,
+            "returns": [float(one) for one in returns],
+            "lengths": lengths,
+        }
+        print(json.dumps(row))
+        return 0
+    print(", ".join(f"{name} {value}" for name, value in told.items()))
+    print(f"episodes   {arguments.episodes}, seed {arguments.seed}")
+    print(f"return     mean {sum(returns) / len(returns):.1f}, standard deviation {spread:.1f}")
+    print(f"           interquartile mean {interval}, 95 % over episodes")
+    print(f"length     mean {sum(lengths) / len(lengths):.1f}, {min(lengths)} to {max(lengths)}")
+    return 0
+
+
+def _load(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
+    if arguments.path.is_dir():
+        return _load_run(arguments)
+    if not arguments.path.exists():
+        raise UsageError(f"there is no {arguments.path}; give a run directory or a zip")
+    if not arguments.allow_pickle:
+        raise UsageError(
+            f"{arguments.path} is a zip of SB3, which is read by unpickling: that runs the code of "
+            "whoever wrote it. Add --allow-pickle if you trust it, or give a run directory"
+        )
+    if arguments.algo is None or arguments.env is None:
+        raise UsageError(
+            "a zip says neither its algorithm nor its environment: give --algo and --env"
+        )
+    return _load_zip(arguments)
+
+
+def _load_zip(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
+    from sb3_ext.catalog import find_algorithm
+    from sb3_ext.running import TrainOptions
+
+    name, cls = find_algorithm(arguments.algo)
+    options = TrainOptions(algorithm=name, env=arguments.env)
+    env = _env(arguments, options)
+    try:
+        model = cls.load(arguments.path, env=env, device=arguments.device)
+    except Exception as error:
+        raise UsageError(f"{arguments.path} is no {name}: {error}") from error
+    return model, env, {"agent": str(arguments.path), "algorithm": name, "env": arguments.env}
+
+
+def _load_run(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
+    import dataclasses
+
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    from sb3_ext.catalog import find_algorithm
+    from sb3_ext.running import make_model, run_options
+    from sb3_ext.statistics import load_statistics, statistics_path
+
+    if arguments.algo is not None:
+        raise UsageError("a run directory says its algorithm; --algo is for a zip")
+    options = run_options(arguments.path)
+    agent = _agent(arguments.path, arguments.which)
+    options = dataclasses.replace(
+        options, env=arguments.env or options.env, device=arguments.device
+    )
+    _, cls = find_algorithm(options.algorithm)
+    env = _env(arguments, options)
+    if options.normalize:
+        stem = agent.with_suffix("")
+        if not statistics_path(stem).exists():
+            raise UsageError(
+                f"{agent} was trained under VecNormalize, whose means are not beside it; "
+                "use --which best or final"
+            )
+        env = VecNormalize(env, training=False, norm_reward=False)
+        load_statistics(stem, env)
+    model: Any = make_model(cls, options, env)
+    try:
+        model.set_parameters(str(agent), device=model.device)  # reads tensors, unpickles nothing
+    except (ValueError, RuntimeError, KeyError, OSError) as error:
+        raise UsageError(f"{agent} does not fit {options.algorithm}: {error}") from error
+    return model, env, {"agent": str(agent), "algorithm": options.algorithm, "env": options.env}
+
+
+def _env(arguments: argparse.Namespace, options: Any) -> Any:
+    import dataclasses
+
+    from sb3_ext.running import make_env, require_env
+
+    options = dataclasses.replace(options, vec_env="dummy")
+    if arguments.render:
+        shown = {**options.env_kwargs, "render_mode": "human"}
+        options = dataclasses.replace(options, env_kwargs=shown)
+    require_env(options)
+    return make_env(options, n_envs=1, seed=arguments.seed, monitor=None)
+
+
+def _agent(run_dir: Path, which: str) -> Path:
+    """The zip asked for; without an evaluation, the best is the one at the end."""
+    from sb3_ext.resume import latest_checkpoint
+
+    last = latest_checkpoint(run_dir)
+    agents = {
+        "best": run_dir / "best_model.zip",
+        "final": run_dir / "model.zip",
+        "last": run_dir / "none" if last is None else last / "model.zip",
+    }
+    order = [which] if which != "best" else ["best", "final", "last"]
+    for name in order:
+        if agents[name].exists():
+            return agents[name]
+    there = [name for name, path in agents.items() if path.exists()]
+    raise UsageError(
+        f"{run_dir} has no such agent ({which}); there is {', '.join(there) or 'none at all yet'}"
+    )

@@ -1,0 +1,149 @@
+"""An algorithm's arguments from plain text and YAML: read by ``yaml.safe_load``, nothing eval'd."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch as th
+import yaml
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.noise import (
+    ActionNoise,
+    NormalActionNoise,
+    OrnsteinUhlenbeckActionNoise,
+)
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_ext.errors import UsageError
+from sb3_ext.signatures import require_known
+
+#: Arguments that have an option of their own.
+ELSEWHERE = {
+    "policy": "--policy",
+    "env": "--env",
+    "seed": "--seed",
+    "device": "--device",
+    "verbose": "--progress",
+    "tensorboard_log": "--track tensorboard",
+    "_init_setup_model": "no option",
+}
+SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf")
+ACTIVATIONS = {
+    "relu": th.nn.ReLU,
+    "tanh": th.nn.Tanh,
+    "elu": th.nn.ELU,
+    "leaky_relu": th.nn.LeakyReLU,
+    "silu": th.nn.SiLU,
+    "gelu": th.nn.GELU,
+}
+BUFFERS = {"HerReplayBuffer": HerReplayBuffer}
+NOISES = {"normal": NormalActionNoise, "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise}
+#: YAML 1.1 takes 3e-4 for a word; everybody who types it means a number.
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+_KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+def read_settings(settings: Sequence[str], option: str) -> dict[str, Any]:
+    """``["gamma=0.9", "policy_kwargs.net_arch=[64, 64]"]`` as a nested mapping.
+
+    :param option: the option's name, for errors
+    :raises UsageError: for what is no ``key=value``, or a value that is no YAML
+    """
+    values: dict[str, Any] = {}
+    for text in settings:
+        key, equals, written = text.partition("=")
+        if not equals or not _KEY.fullmatch(key):
+            raise UsageError(f"{option} takes key=value, as in gamma=0.98, got {text!r}")
+        *outer, last = key.split(".")
+        level = values
+        for name in outer:
+            level = level.setdefault(name, {})
+            if not isinstance(level, dict):
+                raise UsageError(f"{option} {text}: {name!r} was given a value of its own before")
+        try:
+            level[last] = yaml.safe_load(written)
+        except yaml.YAMLError as error:
+            raise UsageError(f"{option} {key}: {written!r} is no value in YAML") from error
+    return with_numbers(values)  # type: ignore[no-any-return]
+
+
+def with_numbers(value: Any) -> Any:
+    """The value with ``"3e-4"`` and the like as numbers."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        return float(value)
+    if isinstance(value, dict):
+        return {key: with_numbers(item) for key, item in value.items()}
+    return [with_numbers(item) for item in value] if isinstance(value, list) else value
+
+
+def constructor_values(cls: type, given: Mapping[str, Any], env: VecEnv) -> dict[str, Any]:
+    """The arguments as the constructor takes them.
+
+    ``lin_3e-4`` is a schedule that falls to zero, as in RL Zoo; ``train_freq: [1, episode]`` a
+    pair; ``action_noise: {type: normal, std: 0.1}`` SB3's noise; ``policy_kwargs.activation_fn:
+    tanh`` and ``replay_buffer_class: HerReplayBuffer`` classes, from lists of known ones.
+
+    :raises UsageError: for an unknown argument, with the near miss, or a value of no meaning
+    """
+    require_arguments(cls, given)
+    values = with_numbers(dict(given))
+    for name in SCHEDULES:
+        if isinstance(values.get(name), str):
+            values[name] = _schedule(name, values[name])
+    if isinstance(values.get("train_freq"), list):
+        values["train_freq"] = tuple(values["train_freq"])
+    if values.get("action_noise") is not None:
+        values["action_noise"] = _noise(values["action_noise"], env)
+    if isinstance(values.get("policy_kwargs"), dict) and "activation_fn" in values["policy_kwargs"]:
+        kwargs = dict(values["policy_kwargs"])
+        kwargs["activation_fn"] = _one_of(
+            ACTIVATIONS, kwargs["activation_fn"], "policy_kwargs.activation_fn"
+        )
+        values["policy_kwargs"] = kwargs
+    if values.get("replay_buffer_class") is not None:
+        values["replay_buffer_class"] = _one_of(
+            BUFFERS, values["replay_buffer_class"], "replay_buffer_class"
+        )
+    return values  # type: ignore[no-any-return]
+
+
+def require_arguments(cls: type, given: Mapping[str, Any]) -> None:
+    """Refuse arguments that the class does not take, or that have an option of their own."""
+    for name, option in ELSEWHERE.items():
+        if name in given:
+            raise UsageError(f"{name} is no hyperparameter here: use {option}")
+    try:
+        require_known(cls, given, where=cls.__name__)
+    except TypeError as error:
+        raise UsageError(str(error)) from error
+
+
+def _schedule(name: str, text: str) -> LinearSchedule:
+    kind, _, start = text.partition("_")
+    try:
+        if kind == "lin":
+            return LinearSchedule(float(start), 0.0, 1.0)
+    except ValueError:
+        pass
+    raise UsageError(f"{name} must be a number, or lin_ and a number (falls to 0), got {text!r}")
+
+
+def _one_of(known: Mapping[str, Any], name: Any, where: str) -> Any:
+    if name not in known:
+        raise UsageError(f"{where} must be one of {', '.join(known)}, got {name!r}")
+    return known[name]
+
+
+def _noise(given: Any, env: VecEnv) -> ActionNoise:
+    if not isinstance(given, dict) or set(given) != {"type", "std"}:
+        raise UsageError(f"action_noise takes type and std, got {given!r}")
+    size = getattr(env.action_space, "shape", None)
+    if not size:
+        raise UsageError(f"action_noise needs Box actions, the environment has {env.action_space}")
+    kind = _one_of(NOISES, given["type"], "action_noise.type")
+    noise: ActionNoise = kind(np.zeros(size), float(given["std"]) * np.ones(size))
+    return noise
