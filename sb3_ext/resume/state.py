@@ -200,10 +200,9 @@ def _alike(one: Any, other: Any) -> bool:
 def _model_names(model: BaseAlgorithm) -> set[str]:
     """The attributes that training changes: not networks, buffers, or what the script chose."""
     held = dict(instance_attributes(model))
-    data = (*PLAIN, tuple, th.Tensor, np.ndarray)
     # SB3 leaves plain data out of its zips, too, such as the states of a recurrent policy.
     elsewhere = {
-        name for name in model._excluded_save_params() if not isinstance(held.get(name), data)
+        name for name in model._excluded_save_params() if not _is_data(held.get(name))
     } | OF_THE_PROCESS
     states, tensors = model._get_torch_save_params()
     elsewhere |= {name.partition(".")[0] for name in (*states, *tensors)}
@@ -213,6 +212,12 @@ def _model_names(model: BaseAlgorithm) -> set[str]:
         if name in held and type(held[name]) not in PLAIN
     }
     return set(held) - elsewhere - (chosen - {"action_noise"})
+
+
+def _is_data(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_data, value))
+    return isinstance(value, (*PLAIN, th.Tensor, np.ndarray))
 
 
 def _callback_names(callback: BaseCallback) -> set[str]:
