@@ -1,10 +1,12 @@
 """The command `sb3-ext`, also `python -m sb3_ext`."""
 
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
 from sb3_ext import __version__
-from sb3_ext.cli import evaluate, listing, train
+from sb3_ext.cli import doctor, evaluate, listing, plot, train
 from sb3_ext.cli.listing import own_parameters
 from sb3_ext.cli.parsing import Parser
 from sb3_ext.errors import CheckpointError, UsageError
@@ -14,6 +16,7 @@ __all__ = ["main", "own_parameters"]
 
 EPILOG = """\
 begin with:
+  sb3-ext doctor
   sb3-ext list
   sb3-ext train LFIWSAC --env Pendulum-v1 --steps 5000 --set fast_buffer_size=1000
   sb3-ext COMMAND --help
@@ -28,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     listing.add_parsers(commands)
     train.add_parser(commands)
     evaluate.add_parser(commands)
+    plot.add_parser(commands)
+    doctor.add_parser(commands)
     arguments = parser.parse_args(argv)
     run: Callable[..., int] = arguments.run
     try:
@@ -35,3 +40,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (PluginError, UsageError, CheckpointError) as error:
         print(f"sb3-ext: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
