@@ -1,0 +1,151 @@
+"""The laws of a weighting."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar
+
+import numpy as np
+import torch as th
+
+from sb3_ext.algorithms.composable import Composable
+from sb3_ext.algorithms.sac import SAC
+from sb3_ext.testing.environments import kit_env
+from sb3_ext.testing.trees import same, snapshot
+from sb3_ext.updates import Clock, Draw
+
+
+class WeightingConformance:
+    """Inherit, give a config, and run with pytest::
+
+    class TestMine(WeightingConformance):
+        config = MyWeighting(strength=2.0)
+    """
+
+    config: ClassVar[Any]
+    """What users pass as ``weighting=``; made for a small budget: active after ``steps``."""
+    base: ClassVar[type[Composable]] = SAC
+    steps: ClassVar[int] = 80
+    mean_is_one: ClassVar[bool] = True
+    """Whether the weights have mean 1 over a batch, so that the learning rate keeps its meaning."""
+
+    def make(self, **changes: Any) -> Any:
+        """A model with the weighting."""
+        small = {"policy_kwargs": {"net_arch": [16, 16]}, "seed": 1, "device": "cpu"}
+        small |= {"learning_starts": 20, "batch_size": 16, "buffer_size": 500}
+        given = {"weighting": self.config, **small, **changes}
+        return self.base("MlpPolicy", kit_env(2), **given)
+
+    def learned(self) -> Any:
+        """A model that has learned for ``steps``."""
+        return self.make().learn(self.steps)
+
+    def drawn(self, model: Any) -> Draw:
+        """A batch of the model's replay buffer."""
+        np.random.seed(3)
+        return model.replay_view.draw(16, Clock(0, 1, 0.5))  # type: ignore[no-any-return]
+
+    @property
+    def name(self) -> str:
+        """The config's name, for the sentences."""
+        return type(self.config).__name__
+
+    def test_weights_are_a_column(self) -> None:
+        model = self.learned()
+        weights = model.weigher.weigh(self.drawn(model), model.replay_view)
+        assert isinstance(weights, th.Tensor) and weights.shape == (16, 1), (
+            f"{self.name} must give a tensor of shape [B, 1], here [16, 1]; got "
+            f"{getattr(weights, 'shape', type(weights).__name__)}. A flat [B] would broadcast"
+        )
+
+    def test_weights_are_finite_and_not_negative(self) -> None:
+        model = self.learned()
+        for _ in range(5):
+            weights = model.weigher.weigh(self.drawn(model), model.replay_view)
+            assert bool(((weights >= 0) & th.isfinite(weights)).all()), (
+                f"{self.name} gives weights between {weights.min()} and {weights.max()}; they must "
+                "be finite and >= 0"
+            )
+
+    def test_weights_carry_no_gradient(self) -> None:
+        model = self.learned()
+        weights = model.weigher.weigh(self.drawn(model), model.replay_view)
+        assert not weights.requires_grad, (
+            f"{self.name} gives weights with a gradient: detach them, or the critic's loss trains "
+            "whatever makes them"
+        )
+
+    def test_weights_have_mean_one(self) -> None:
+        if not self.mean_is_one:
+            return
+        model = self.learned()
+        draw = self.drawn(model)
+        mean = (model.weigher.weigh(draw, model.replay_view) * draw.weights).mean().item()
+        assert abs(mean - 1) < 1e-3, (
+            f"the weights of {self.name} have mean {mean:.4f} over a batch: divide by their "
+            "mean, or set mean_is_one = False and say in its docs what that does to the step size"
+        )
+
+    def test_the_batch_and_the_buffer_are_left_alone(self) -> None:
+        model = self.learned()
+        draw = self.drawn(model)
+        batch = copy.deepcopy(tuple(draw.samples))
+        buffer = {
+            name: value.copy()
+            for name, value in vars(model.replay_buffer).items()
+            if isinstance(value, np.ndarray)
+        }
+        model.weigher.weigh(draw, model.replay_view)
+        assert same(batch, tuple(draw.samples)), f"{self.name} changes the batch that it weighs"
+        for name, value in buffer.items():
+            assert same(value, getattr(model.replay_buffer, name)), (
+                f"{self.name} changes the replay buffer's {name}"
+            )
+
+    def test_the_state_is_all_there_is(self) -> None:
+        """Two weightings of equal state give equal weights, now and after more updates."""
+        model, other = self.learned(), self.make()
+        other.replay_buffer = copy.deepcopy(model.replay_buffer)
+        other.set_parameters(snapshot(model))
+        for _ in range(3):
+            weights = []
+            for one in (model, other):
+                th.manual_seed(5)
+                np.random.seed(5)
+                weights.append(one.weigher.weigh(self.drawn(one), one.replay_view))
+            assert same(*weights), (
+                f"two {self.name} with the same state_dict give other weights: put into state_dict "
+                "all that weigh uses (networks, optimisers, counters, generators)"
+            )
+
+    def test_saves_and_loads(self, tmp_path: Any) -> None:
+        model = self.learned()
+        model.save(tmp_path / "model")
+        loaded = self.base.load(tmp_path / "model", device="cpu")
+        assert same(model.weigher.state_dict(), loaded.weigher.state_dict()), (  # type: ignore[union-attr]
+            f"{self.name} loses its state on save and load"
+        )
+        assert loaded.weighting_config() == model.weighting_config(), (
+            f"{self.name} comes back as {loaded.weighting_config()!r}, not as "
+            f"{model.weighting_config()!r}"
+        )
+
+    def test_same_seed_same_parameters(self) -> None:
+        assert same(snapshot(self.learned()), snapshot(self.learned())), (
+            f"two runs with {self.name} and the same seed end with other parameters"
+        )
+
+    def test_it_changes_what_is_learned(self) -> None:
+        plain = self.make(weighting=None).learn(self.steps)
+        weighted = self.learned()
+        assert not same(snapshot(plain)["policy"], snapshot(weighted)["policy"]), (
+            f"a run with {self.name} ends like one without: it never gave weights other than "
+            f"one in {self.steps} steps; raise steps or make the config start earlier"
+        )
+
+    def test_metrics_are_numbers(self) -> None:
+        for key, value in self.learned().weigher.metrics().items():
+            assert "/" in key, f"{self.name} logs {key!r}: put its name in front, as in lfiw/active"
+            assert isinstance(value, (int, float)), (
+                f"{self.name} logs {key} as a {type(value).__name__}; give a float"
+            )

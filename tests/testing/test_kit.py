@@ -1,0 +1,225 @@
+"""The suites on what is right, and on what is wrong in one way each."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import sb3_contrib
+import stable_baselines3 as sb3
+import torch as th
+
+import sb3_ext
+from examples.custom_weighting import RewardSoftmax
+from sb3_ext import Drawn, LikelihoodFree, Sampler, Weighting
+from sb3_ext.testing import AlgorithmConformance, SamplerConformance, WeightingConformance
+
+OFF = {"learning_starts": 20, "batch_size": 16, "buffer_size": 500}
+
+
+class TestLFIWSAC(AlgorithmConformance):
+    algorithm = sb3_ext.LFIWSAC
+    kwargs: ClassVar = {**OFF, "fast_buffer_size": 30, "ratio_net_arch": (8,)}
+
+
+class TestTD3(AlgorithmConformance):
+    algorithm = sb3_ext.TD3
+    kwargs = OFF
+
+
+@pytest.mark.slow
+class TestLFIWTD3(AlgorithmConformance):
+    algorithm = sb3_ext.LFIWTD3
+    kwargs: ClassVar = {**OFF, "fast_buffer_size": 30, "ratio_net_arch": (8,)}
+
+
+@pytest.mark.slow
+class TestSAC(AlgorithmConformance):
+    algorithm = sb3_ext.SAC
+    kwargs = OFF
+
+
+@pytest.mark.slow
+class TestDDPG(AlgorithmConformance):
+    algorithm = sb3_ext.DDPG
+    kwargs = OFF
+
+
+class Stock(AlgorithmConformance):
+    """SB3's classes have no spec."""
+
+    action_spaces = ("Box",)
+    observation_spaces = ("Box", "Dict")
+
+
+class TestStockPPO(Stock):
+    algorithm = sb3.PPO
+    kwargs: ClassVar = {"n_steps": 20, "batch_size": 20, "n_epochs": 2}
+    action_spaces = ("Box", "Discrete", "MultiDiscrete", "MultiBinary")
+
+
+@pytest.mark.slow
+class TestStockSAC(Stock):
+    algorithm = sb3.SAC
+    kwargs = OFF
+
+
+@pytest.mark.slow
+class TestStockTQC(Stock):
+    algorithm = sb3_contrib.TQC
+    kwargs = OFF
+
+
+class TestLikelihoodFree(WeightingConformance):
+    config = LikelihoodFree(fast_buffer_size=30, ratio_net_arch=(8,))
+
+
+class TestExample(WeightingConformance):
+    config = RewardSoftmax(temperature=1.0)
+
+
+@dataclass(frozen=True)
+class NewestHalf:
+    def build(self, algorithm: Any) -> "NewestHalfSampler":
+        return NewestHalfSampler(np.random.default_rng(algorithm.seed))
+
+
+class NewestHalfSampler(Sampler):
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
+
+    def draw(self, n, window, clock):
+        newest = window.newest(max(1, window.size // 2))
+        return Drawn(newest.draw(n, self.rng), th.ones(n, 1))
+
+
+class TestSampler(SamplerConformance):
+    config = NewestHalf()
+
+
+# -- wrong in one way each ---------------------------------------------------------------------
+
+
+class WrongSAC(sb3.SAC):
+    pass
+
+
+class IgnoresItsSeed(WrongSAC):
+    def set_random_seed(self, seed=None):
+        super().set_random_seed(7)
+
+
+class DrawsFromTheAir(WrongSAC):
+    def train(self, gradient_steps, batch_size=64):
+        super().train(gradient_steps, batch_size)
+        noise = np.random.default_rng().normal()
+        with th.no_grad():
+            next(self.actor.parameters()).add_(noise * 1e-3)
+
+
+class ForgetsWhatItActsBy(WrongSAC):
+    offset = 0.0
+
+    def train(self, gradient_steps, batch_size=64):
+        super().train(gradient_steps, batch_size)
+        self.offset += 1e-3
+
+    def predict(self, *args, **kwargs):
+        actions, state = super().predict(*args, **kwargs)
+        low, high = self.action_space.low, self.action_space.high
+        return np.clip(actions + np.float32(self.offset), low, high), state
+
+    def _excluded_save_params(self):
+        return [*super()._excluded_save_params(), "offset"]
+
+
+class ChangesItsInput(WrongSAC):
+    def predict(self, observation, *args, **kwargs):
+        observation += 1e-3
+        return super().predict(observation, *args, **kwargs)
+
+
+class ActsInTheWrongShape(WrongSAC):
+    def predict(self, observation, *args, **kwargs):
+        actions, state = super().predict(observation, *args, **kwargs)
+        return actions[..., :1], state
+
+
+class NeverStops(WrongSAC):
+    def collect_rollouts(self, *args, **kwargs):
+        rollout = super().collect_rollouts(*args, **kwargs)
+        return rollout._replace(continue_training=True)
+
+
+WRONG = [
+    (IgnoresItsSeed, "test_other_seed_other_parameters", "it ignores its seed"),
+    (DrawsFromTheAir, "test_same_seed_same_parameters", "draw all randomness from generators"),
+    (ForgetsWhatItActsBy, "test_saves_and_loads", "acts in another way after save and load"),
+    (sb3.TD3, "test_nan_is_not_hidden", "has trained on it in silence"),
+    (ChangesItsInput, "test_observations_and_arguments_are_left_alone", "changes the observation"),
+    (ActsInTheWrongShape, "test_predicts_in_the_action_space", r"shape \(2, 1\) for 2"),
+    (NeverStops, "test_a_callback_can_stop_it", "goes on after a callback returned False"),
+]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "law", "told"), WRONG, ids=lambda value: getattr(value, "__name__", "")
+)
+def test_what_is_wrong_breaks_its_law_and_is_told(wrong, law, told, tmp_path):
+    suite = Stock()
+    suite.algorithm, suite.kwargs, suite.observation_spaces = wrong, OFF, ("Box",)
+    method = getattr(AlgorithmConformance, law)
+    arguments = [tmp_path] if "tmp_path" in method.__code__.co_varnames else []
+    with pytest.raises(AssertionError, match=told):
+        method(suite, *arguments)
+
+
+@dataclass(frozen=True)
+class Faulty:
+    fault: str
+
+    def build(self, algorithm: Any) -> "FaultyWeighting":
+        return FaultyWeighting(self.fault)
+
+
+class FaultyWeighting(Weighting):
+    def __init__(self, fault: str) -> None:
+        self.fault, self.calls = fault, 0
+
+    def weigh(self, draw, replay):
+        self.calls += 1
+        rewards = draw.samples.rewards.clone()
+        weights = th.softmax(rewards, dim=0) * len(rewards)
+        if self.fault == "gradient":
+            return weights.requires_grad_()
+        if self.fault == "mean":
+            return weights * 2
+        if self.fault == "batch":
+            draw.samples.rewards.mul_(2)
+        if self.fault == "state":
+            return weights * (1 + self.calls % 7) / 4
+        return th.ones_like(weights) if self.fault == "idle" else weights
+
+    def metrics(self):
+        return {"calls": 1.0} if self.fault == "metrics" else {}
+
+
+FAULTS = [
+    ("gradient", "test_weights_carry_no_gradient", "detach them"),
+    ("mean", "test_weights_have_mean_one", "have mean 2.0000"),
+    ("batch", "test_the_batch_and_the_buffer_are_left_alone", "changes the batch"),
+    ("state", "test_the_state_is_all_there_is", "put into state_dict all that weigh uses"),
+    ("idle", "test_it_changes_what_is_learned", "ends like one without"),
+    ("metrics", "test_metrics_are_numbers", "put its name in front"),
+]
+
+
+@pytest.mark.parametrize(("fault", "law", "told"), FAULTS)
+def test_a_faulty_weighting_breaks_its_law_and_is_told(fault, law, told):
+    suite = WeightingConformance()
+    suite.config = Faulty(fault)
+    with pytest.raises(AssertionError, match=told):
+        getattr(suite, law)()
+    suite.config = Faulty("none")
+    if law != "test_the_state_is_all_there_is":
+        getattr(suite, law)()
