@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from sb3_ext import __version__
-from sb3_ext.cli import doctor, evaluate, listing, plot, train
+from sb3_ext.cli import doctor, evaluate, listing, new, plot, train
 from sb3_ext.cli.listing import own_parameters
 from sb3_ext.cli.parsing import Parser
 from sb3_ext.errors import CheckpointError, UsageError
@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     evaluate.add_parser(commands)
     plot.add_parser(commands)
     doctor.add_parser(commands)
+    new.add_parser(commands)
     arguments = parser.parse_args(argv)
     run: Callable[..., int] = arguments.run
     try:

@@ -1,0 +1,1 @@
+"""RewardSoftmax for sb3-ext."""

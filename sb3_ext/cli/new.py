@@ -1,0 +1,34 @@
+"""`sb3-ext new`: a plugin package to start from."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from sb3_ext.cli.parsing import add_command
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands,
+        "new",
+        "write a plugin package to start from",
+        examples=("new my_method", "new my_method --folder ~/research"),
+        more="The package is installable, and passes its own tests as it is written.",
+    )
+    parser.add_argument("name", metavar="NAME", help="lower_snake, such as my_method")
+    parser.add_argument("--folder", type=Path, default=Path(), metavar="DIR", help="where (here)")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write it, and say what comes next."""
+    from sb3_ext.scaffold import new_plugin
+
+    home = new_plugin(arguments.name, arguments.folder)
+    name = arguments.name.replace("-", "_")
+    print(f"{home} is a plugin with one weighting.\n\nNext:")
+    for line in (f"cd {home}", "pip install -e .", "pytest", f"sb3-ext info {name}"):
+        print(f"  {line}")
+    print("Then change equations.py and weighting.py; docs/plugin-authors.md explains the parts.")
+    return 0
