@@ -61,7 +61,7 @@ class ResumableCheckpoint(BaseCallback):
         self._root: BaseCallback = self
         self._pending: Path | None = None
         self._started = False
-        self._saved_at = 0
+        self._saved_at: int | None = None
         self._between = False
         self._start: Start | None = None
 
@@ -82,7 +82,6 @@ class ResumableCheckpoint(BaseCallback):
         self._root = self.locals.get("callback", self)
         self._start = Start.of(self.model, self._root)
         self.stopped = self.stop_requested = False
-        self._saved_at = self.model.num_timesteps
         if self._started:  # a second learn of this process goes on by itself
             return
         self._started = True
@@ -102,7 +101,8 @@ class ResumableCheckpoint(BaseCallback):
         if self._pending is not None:
             self._resume()
             return
-        due = self.model.num_timesteps - self._saved_at >= self.every
+        # The first at once: a run that is killed before the second can be started again, too.
+        due = self._saved_at is None or self.model.num_timesteps - self._saved_at >= self.every
         if due or self.stop_requested:
             self._save()
         if self.stop_requested:
@@ -113,7 +113,7 @@ class ResumableCheckpoint(BaseCallback):
 
     def _on_training_end(self) -> None:
         # Where a callback ended the training in mid-rollout, the last step is in no buffer.
-        if self._between and self.model.num_timesteps > self._saved_at:
+        if self._between and self.model.num_timesteps != self._saved_at:
             self._save()
 
     def _resume(self) -> None:

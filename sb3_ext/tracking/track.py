@@ -86,7 +86,7 @@ class Track(BaseCallback):
         self.extra = _plain_config(config or {})
         self.run: wandb_module.Run | None = None
         self._own_run = self._held = self._is_open = False
-        self._from = 0  # the step at which training begins
+        self._from, self._is_resumed = 0, False  # the step at which training begins
         self._tracked: object = None  # the model of the run
         self._saver: BaseCallback = self  # whose steps the best model is saved at
         self._writers: list[KVWriter] = []
@@ -160,7 +160,9 @@ class Track(BaseCallback):
         # A ResumableCheckpoint beside us is about to go on from an earlier process.
         beside = _callbacks(self.locals.get("callback"))
         steps = (getattr(one, "resumes_at", None) for one in beside)
-        self._from = max((step for step in steps if step), default=self.num_timesteps)
+        found = [step for step in steps if step is not None]
+        self._is_resumed = bool(found)
+        self._from = max(found, default=self.num_timesteps)
         try:
             if not self._is_open:
                 self._open()
@@ -253,7 +255,7 @@ class Track(BaseCallback):
         table, record = self.run_dir / "progress.csv", self.run_dir / "config.json"
         if not record.exists() and not (table.exists() and table.stat().st_size):
             return False
-        goes_on = self._from > 0 if self.resume is None else self.resume
+        goes_on = self._is_resumed or self._from > 0 if self.resume is None else self.resume
         if not (goes_on or self._tracked is self.model):
             raise FileExistsError(
                 f"the run directory {self.run_dir} already holds a run, and this training starts "

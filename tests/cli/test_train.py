@@ -156,9 +156,9 @@ def start(*words: str) -> subprocess.Popen:
     )
 
 
-def wait_for_checkpoint(folder: Path) -> None:
+def wait_for_checkpoint(folder: Path, step: int) -> None:
     until = time.monotonic() + 120
-    while not list(folder.glob("checkpoints/step-*")):
+    while not (folder / f"checkpoints/step-{step:09d}").exists():
         assert time.monotonic() < until, "no checkpoint was written"
         time.sleep(0.02)
 
@@ -171,7 +171,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(way):
     words += ["--checkpoint-every", "150", "--eval-every", "200", "--eval-episodes", "1"]
     assert train(*words, "--run-dir", "whole") == 0
     child = start(*words, "--run-dir", "run")
-    wait_for_checkpoint(Path("run"))
+    wait_for_checkpoint(Path("run"), 150)
     child.send_signal(way)
     out, err = child.communicate(timeout=100)
     if way == signal.SIGINT:

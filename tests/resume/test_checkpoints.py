@@ -159,6 +159,15 @@ def test_a_stop_on_request_loses_nothing(tmp_path):
     assert same(whole.get_parameters(), resumed.get_parameters())
 
 
+def test_a_run_that_is_killed_before_it_got_anywhere_starts_again(tmp_path):
+    whole, _ = run(tmp_path / "whole", total=60)
+    run(tmp_path / "run", total=60, cut=7)
+    assert latest_checkpoint(tmp_path / "run").name == "step-000000000"
+    resumed, checkpoint = run(tmp_path / "run", total=60)
+    assert checkpoint.resumed_from == 0
+    assert same(whole.get_parameters(), resumed.get_parameters())
+
+
 def test_a_run_that_is_cut_off_twice(tmp_path):
     whole, _ = run(tmp_path / "whole", total=150)
     run(tmp_path / "run", total=150, cut=70)

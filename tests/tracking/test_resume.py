@@ -12,8 +12,10 @@ from tests.environments import make_env
 from tests.tracking.runs import sac
 
 
-@pytest.mark.parametrize("track_first", [True, False])
-def test_the_records_are_as_if_nothing_had_happened(tmp_path, track_first):
+@pytest.mark.parametrize(
+    ("track_first", "cut", "at"), [(True, 175, 150), (False, 175, 150), (True, 27, 0)]
+)
+def test_the_records_are_as_if_nothing_had_happened(tmp_path, track_first, cut, at):
     def learn(name, cut=None):
         track = Track(tmp_path / name, tensorboard=False)
         keeping = ResumableCheckpoint(tmp_path / name, every=30)
@@ -27,7 +29,7 @@ def test_the_records_are_as_if_nothing_had_happened(tmp_path, track_first):
 
     whole = learn("whole")
     with pytest.raises(CutError):
-        learn("run", cut=175)
+        learn("run", cut=cut)
     resumed = learn("run")
     assert same(whole.get_parameters(), resumed.get_parameters())
     tables = [pd.read_csv(tmp_path / name / "progress.csv") for name in ("whole", "run")]
@@ -35,4 +37,4 @@ def test_the_records_are_as_if_nothing_had_happened(tmp_path, track_first):
     one, other = (table.drop(columns=["time/fps", "time/time_elapsed"]) for table in tables)
     assert one.equals(other[one.columns])
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert [entry["at"] for entry in config["resumed"]] == [150]
+    assert [entry["at"] for entry in config["resumed"]] == [at]
