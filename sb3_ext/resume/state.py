@@ -47,9 +47,9 @@ from sb3_ext.signatures import constructor_arguments
 Scalars = dict[str, Any]
 PLAIN = (type(None), bool, int, float, str)
 MODEL = "model.zip"
-#: Of callbacks: ties to others, which the same script makes again.
+#: Of callbacks: ties to others, which the same script makes again, and a bar on the screen.
 TIES = frozenset({"model", "parent", "locals", "globals", "callback", "callbacks"}) | {
-    "callback_on_new_best"
+    *("callback_on_new_best", "pbar")
 }
 #: What a new process may not take over from the old one.
 OF_THE_PROCESS = frozenset({"start_time", "_num_timesteps_at_start", "_total_timesteps", "verbose"})

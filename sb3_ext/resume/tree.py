@@ -71,7 +71,10 @@ class Encoder:
         if isinstance(value, bytes):
             return {"bytes": self._store(np.frombuffer(value, dtype=np.uint8))}
         if isinstance(value, tuple):
-            return self._sequence("tuple", value, where)
+            node = self._sequence("tuple", value, where)
+            if node is not MISSING and type(value) is not tuple:
+                node["class"] = class_name(value)
+            return node
         if id(value) in self._seen:
             return {"same": self._seen[id(value)][0]}
         if self._special is not None:
@@ -254,9 +257,13 @@ class Decoder:
         return [self.restore(node, old) for node, old in zip(nodes, held, strict=False)]
 
     def _tuple(self, node: Node, current: Any) -> tuple[Any, ...]:
-        values = self._items(node["tuple"], current)
-        make = getattr(type(current), "_make", None) if isinstance(current, tuple) else None
-        return make(values) if make else tuple(values)
+        if "class" not in node:
+            return tuple(self._items(node["tuple"], current))
+        # A named tuple is made by the class of the one that is there; none is looked up by name.
+        if class_name(current) != node["class"] or not hasattr(current, "_make"):
+            raise StateMismatchError(f"a {node['class']} was saved, found a {class_name(current)}")
+        made: tuple[Any, ...] = current._make(self._items(node["tuple"], current))
+        return made
 
     def _list(self, node: Node, current: Any) -> list[Any]:
         values = self._items(node["list"], current)

@@ -177,6 +177,31 @@ def test_a_run_that_is_cut_off_twice(tmp_path):
     assert same(whole.get_parameters(), resumed.get_parameters())
 
 
+def test_odd_callbacks_and_a_progress_bar_do_no_harm(tmp_path):
+    class Odd(BaseCallback):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen, self.held = 0, {"f": print, "steps": [], "odd": iter([1])}
+            self.rule = lambda step: step
+
+        def _on_step(self) -> bool:
+            self.seen += 1
+            self.held["steps"].append(self.rule(self.num_timesteps))
+            return True
+
+    def learn(cut=None):
+        odd, model = Odd(), sac()
+        listed = [odd, Recorder(cut), ResumableCheckpoint(tmp_path, every=30)]
+        with contextlib.suppress(CutError):
+            model.learn(100, callback=listed, progress_bar=True)
+        return odd, model
+
+    learn(cut=80)
+    odd, model = learn()
+    assert model.num_timesteps == odd.seen == 100
+    assert odd.held["steps"] == list(range(1, 101))
+
+
 def test_the_monitor_file_is_as_if_nothing_had_happened(tmp_path):
     def make(name):
         return sac(DummyVecEnv([lambda: Monitor(Drift(), str(tmp_path / name))]))

@@ -6,7 +6,7 @@ import itertools
 import json
 import random
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -115,6 +115,18 @@ def test_a_space_keeps_its_generators():
     through(space, other)
     for _ in range(5):
         assert same(dict(space.sample()), dict(other.sample()))
+
+
+class Pair(NamedTuple):
+    left: int
+    right: int
+
+
+def test_a_named_tuple_is_made_by_the_one_that_is_there():
+    assert through({"a": Pair(1, 2)}, {"a": Pair(0, 0)})["a"] == Pair(1, 2)
+    assert type(through(Pair(1, 2), Pair(0, 0))) is Pair
+    with pytest.raises(StateMismatchError, match=r"Pair was saved, found a .*NoneType"):
+        through([Pair(1, 2)], [])
 
 
 def test_objects_are_walked_and_may_lead_back():
