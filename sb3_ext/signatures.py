@@ -6,6 +6,7 @@ import difflib
 import inspect
 from collections.abc import Iterable
 
+HOSTS = ("stable_baselines3", "sb3_contrib")
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -24,6 +25,16 @@ def constructor_arguments(cls: type) -> dict[str, inspect.Parameter]:
                 if parameter.kind not in _VARIADIC:
                     found.setdefault(parameter.name, parameter)
     return found
+
+
+def own_arguments(cls: type) -> list[inspect.Parameter]:
+    """Those that a class adds to the Stable-Baselines3 class under it; all, if there is none.
+
+    :param cls: any class
+    """
+    hosts = [base for base in cls.__mro__[1:] if base.__module__.partition(".")[0] in HOSTS]
+    host = constructor_arguments(hosts[0]) if hosts else {}
+    return [one for name, one in constructor_arguments(cls).items() if name not in host]
 
 
 def require_known(cls: type, names: Iterable[str], *, where: str, also: Iterable[str] = ()) -> None:

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ext.resume import ResumableCheckpoint
+from sb3_ext.testing.trees import same
 
 
 class CutError(Exception):
@@ -27,19 +27,6 @@ class Recorder(BaseCallback):
             raise CutError
         self.rewards[self.num_timesteps] = self.locals["rewards"].copy()
         return True
-
-
-def same(one: Any, other: Any) -> bool:
-    """Whether two trees of tensors, arrays and numbers are equal to the bit."""
-    if isinstance(one, th.Tensor):
-        return one.shape == other.shape and bool(th.equal(one, other))
-    if isinstance(one, np.ndarray):
-        return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other)
 
 
 def buffer_arrays(model: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import pytest
 import sb3_ext
 from sb3_ext import cli, registry
 from sb3_ext.discovery import Plugin
+from sb3_ext.signatures import own_arguments
 from sb3_ext.spec import Choice, Float, Int, Paper, PluginSpec
 
 PAPER = Paper(title="On toys", authors="Doe", year=2026, url="https://example.org/toys")
@@ -113,10 +114,10 @@ def test_the_arguments_of_the_host_class_are_not_the_plugins_own():
         def __init__(self, policy: str, env: str, *, gamma: float = 0.9, phi: int = 1) -> None:
             pass
 
-    assert [p.name for p in cli.own_parameters(Ours)] == ["policy", "env", "gamma", "phi"]
+    assert [p.name for p in own_arguments(Ours)] == ["policy", "env", "gamma", "phi"]
     Host.__module__ = "stable_baselines3.some.module"
-    assert [p.name for p in cli.own_parameters(Ours)] == ["phi"]
-    assert cli.own_parameters(type("Child", (Ours,), {}))[0].name == "phi"
+    assert [p.name for p in own_arguments(Ours)] == ["phi"]
+    assert own_arguments(type("Child", (Ours,), {}))[0].name == "phi"
 
 
 def test_info_on_a_plugin_with_a_missing_dependency_shows_the_install_line(capsys, register):

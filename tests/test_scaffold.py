@@ -11,6 +11,7 @@ from sb3_ext import cli
 from sb3_ext.errors import UsageError
 from sb3_ext.scaffold import new_plugin
 
+PLUGINS = {"weighting": "reward_softmax", "sampler": "newer_first", "algorithm": "mild_sac"}
 EXAMPLE = Path(__file__).parents[1] / "examples" / "third_party_plugin"
 
 
@@ -34,17 +35,17 @@ def site(tmp_path_factory) -> Path:
     """Where the example was installed by pip, as a stranger would."""
     home = tmp_path_factory.mktemp("third_party")
     # A copy: a build leaves files beside the sources.
-    source = new_plugin("reward_softmax", home)
+    sources = [str(new_plugin(name, home, kind)) for kind, name in PLUGINS.items()]
     target = home / "site"
     words = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
-    python(*words, "--target", str(target), str(source), site=home, cwd=home)
+    python(*words, "--target", str(target), *sources, site=home, cwd=home)
     return target
 
 
 def test_the_example_is_what_the_template_gives(tmp_path):
     home = new_plugin("reward_softmax", tmp_path)
-    made = {path.relative_to(home) for path in home.rglob("*.*")}
-    kept = {path.relative_to(EXAMPLE) for path in EXAMPLE.rglob("*.*")}
+    made = {path.relative_to(home) for path in home.rglob("*") if path.is_file()}
+    kept = {path.relative_to(EXAMPLE) for path in EXAMPLE.rglob("*") if path.is_file()}
     assert {path for path in kept if "__pycache__" not in path.parts} == made
     for path in made:
         told = f"write the example anew: {path} differs"
@@ -78,10 +79,22 @@ def test_it_trains_by_its_name_and_by_its_class(site, tmp_path):
     ]
 
 
-def test_its_own_tests_pass(site, tmp_path):
-    tests = str(site.parent / "sb3-ext-reward-softmax" / "tests")
+@pytest.mark.parametrize(("kind", "least"), [("weighting", 12), ("sampler", 8), ("algorithm", 20)])
+def test_the_tests_of_what_is_written_pass(site, tmp_path, kind, least):
+    tests = str(site.parent / f"sb3-ext-{PLUGINS[kind].replace('_', '-')}" / "tests")
     told = python("-m", "pytest", "-q", "-p", "no:cacheprovider", tests, site=site, cwd=tmp_path)
-    assert "12 passed" in told
+    assert int(told.splitlines()[-1].split(" passed")[0].split()[-1]) >= least
+    assert "failed" not in told
+    assert "skipped" not in told
+
+
+@pytest.mark.parametrize("kind", PLUGINS)
+def test_the_command_in_its_readme_trains(site, tmp_path, kind):
+    readme = site.parent / f"sb3-ext-{PLUGINS[kind].replace('_', '-')}" / "README.md"
+    (line,) = [one for one in readme.read_text().splitlines() if one.startswith("sb3-ext train")]
+    words = line.replace("--steps 2000", "--steps 150 --eval-every 0").split()[1:]
+    python("-m", "sb3_ext", *words, site=site, cwd=tmp_path)
+    assert list(tmp_path.glob("runs/*/Pendulum-v1_1/model.zip"))
 
 
 def test_the_switches_turn_it_off(site, tmp_path, monkeypatch):
@@ -110,6 +123,12 @@ def test_a_bad_name_is_refused_and_nothing_is_written(tmp_path, capsys, name, to
     assert [path.name for path in tmp_path.iterdir()] == ["sb3-ext-there"]
     assert cli.main(["new", name, "--folder", str(tmp_path)]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_an_unknown_kind_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="kind must be one of algorithm, sampler, weighting"):
+        new_plugin("some_name", tmp_path, kind="policy")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_says_what_comes_next(tmp_path, capsys):

@@ -61,6 +61,9 @@ def test_the_wheel_holds_the_files_of_the_tree_and_no_others(wheel):
         ours |= {"sb3_ext" / path.relative_to(ROOT) for path in (ROOT / folder).rglob("*.py")}
     assert {name for name in packed if name.endswith(".py")} == {path.as_posix() for path in ours}
     assert {"sb3_ext/py.typed", "sb3_ext/__init__.pyi"} <= packed
+    templates = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("sb3_ext/**/*.tmpl")}
+    assert templates
+    assert templates <= packed
 
 
 def test_plugins_and_tuning_import_from_the_wheel(python):

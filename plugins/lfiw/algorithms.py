@@ -102,10 +102,6 @@ class WithLikelihoodFree(Composable):
         for name in OPTIONS:
             setattr(self, name, getattr(config, name))
 
-    def own_attributes(self) -> set[str]:
-        """The options too."""
-        return super().own_attributes() | set(OPTIONS)
-
 
 class LFIWSAC(WithLikelihoodFree, SAC):
     """SAC with likelihood-free importance weights (Sinha et al. 2022).

@@ -23,7 +23,7 @@ from sb3_ext.algorithms import checkpoints
 from sb3_ext.algorithms.inputs import check_env, check_transition, resolve_config
 from sb3_ext.replay.sampler import Sampler, SamplerConfig
 from sb3_ext.replay.storage import Replay
-from sb3_ext.signatures import require_known
+from sb3_ext.signatures import own_arguments, require_known
 from sb3_ext.updates import Batch, Clock, Step, run_updates
 from sb3_ext.weighting import Weighting, WeightingConfig
 
@@ -309,7 +309,7 @@ class Composable(OffPolicyAlgorithm):
 
     def own_attributes(self) -> set[str]:
         """Names of the plain attributes that stock SB3 does not know."""
-        return {"replay", "weighting", "engine", "saved_by", "weigher_class"}
+        return {one.name for one in own_arguments(type(self))} | {"saved_by", "weigher_class"}
 
 
 def _plain(config: Any) -> Any:

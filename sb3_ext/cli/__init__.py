@@ -7,12 +7,9 @@ from collections.abc import Callable, Sequence
 
 from sb3_ext import __version__
 from sb3_ext.cli import doctor, evaluate, listing, new, plot, train
-from sb3_ext.cli.listing import own_parameters
 from sb3_ext.cli.parsing import Parser
 from sb3_ext.errors import CheckpointError, UsageError
 from sb3_ext.registry import PluginError
-
-__all__ = ["main", "own_parameters"]
 
 EPILOG = """\
 begin with:

@@ -8,12 +8,11 @@ from typing import Any
 
 from sb3_ext import catalog, registry
 from sb3_ext.cli.parsing import add_command
+from sb3_ext.cli.tables import print_table
 from sb3_ext.errors import UsageError
 from sb3_ext.registry import Plugin, UnknownPluginError
-from sb3_ext.signatures import constructor_arguments
+from sb3_ext.signatures import constructor_arguments, own_arguments
 from sb3_ext.spec import Atom, Choice
-
-HOSTS = ("stable_baselines3", "sb3_contrib")
 
 
 def add_parsers(commands: Any) -> None:
@@ -34,17 +33,12 @@ def _list(_: argparse.Namespace) -> int:
     if not registry.is_installed():
         print(f"sb3-ext: {registry.NOT_INSTALLED}", file=sys.stderr)
         return 2
-    header = ("name", "import as", "kind", "status", "from", "summary")
     rows = [_cells(row) for row in registry.plugins()]
-    if sys.stdout.isatty():
-        _print_table(header, rows)
-        return 0
-    # Pipes and files get every word on one line a plugin, whatever a terminal's width would be.
-    widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
-    for line in (header, *rows):
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        )
+    header = ("name", "import as", "kind", "status", "from", "summary")
+    styles = {"ok": "", "disabled": "dim", "broken": "red", "clash": "red"}
+    print_table(
+        header, rows, wraps="summary", styles=[styles.get(row[3], "yellow") for row in rows]
+    )
     return 0
 
 
@@ -54,25 +48,6 @@ def _cells(row: Plugin) -> tuple[str, ...]:
         return (row.entry, "-", "-", row.status, row.source, told or "-")
     told = row.spec.summary if row.cause is None else str(row.cause)
     return (row.spec.name, row.spec.public_name, row.spec.kind, row.status, row.source, told)
-
-
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, header_style="bold")
-    for name in header:
-        # Names are for copying: let the summary give way instead.
-        table.add_column(name, no_wrap=name != "summary", overflow="fold")
-    for row in rows:
-        style = {"ok": "", "disabled": "dim"}.get(row[3], "yellow")
-        if row[3] in ("broken", "clash"):
-            style = "red"
-        table.add_row(
-            *(Text(cell) for cell in row), style=style
-        )  # Text: no markup in others' words
-    Console().print(table)
 
 
 def _info(arguments: argparse.Namespace) -> int:
@@ -107,7 +82,12 @@ def _info(arguments: argparse.Namespace) -> int:
     if row.missing and spec.install_hint:
         print(f"\nto use it: {spec.install_hint}")
         return 0
-    parameters = own_parameters(registry.load(arguments.name))
+    target = registry.load(arguments.name)
+    parameters = (
+        own_arguments(target)
+        if inspect.isclass(target)
+        else list(inspect.signature(target).parameters.values())
+    )
     print(
         "\narguments beyond those of the base class" if parameters else "\nno arguments of its own"
     )
@@ -135,12 +115,3 @@ def _range(atom: Atom) -> str:
     scale = ", log scale" if atom.log else ""
     step = f", step {atom.step}" if atom.step not in (None, 1) else ""
     return f"{atom.low} to {atom.high}{scale}{step}"
-
-
-def own_parameters(target: Any) -> list[inspect.Parameter]:
-    """The named parameters that `target` adds to those of the Stable-Baselines3 class under it."""
-    if not inspect.isclass(target):
-        return list(inspect.signature(target).parameters.values())
-    hosts = [base for base in target.__mro__[1:] if base.__module__.partition(".")[0] in HOSTS]
-    host = constructor_arguments(hosts[0]) if hosts else {}
-    return [one for name, one in constructor_arguments(target).items() if name not in host]

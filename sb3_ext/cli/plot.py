@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import csv
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sb3_ext.cli.curves import Group, find_runs, panels_of, with_curves
 from sb3_ext.cli.parsing import add_command
+from sb3_ext.cli.tables import print_table
 from sb3_ext.errors import UsageError
 
 MORE = """\
@@ -77,7 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
     panels = panels_of(runs, by)
     pictures = _pictures(arguments.out, list(panels))
     rows = [_row(group) for groups in panels.values() for group in groups]
-    _print_table(rows, by)
+    header = (*(("folder",) if by == "folder" else ()), *HEADER)
+    print_table(header, [_cells(row, by) for row in rows], numbers=5)
     print()
     for (name, groups), picture in zip(panels.items(), pictures, strict=True):
         _draw(name, groups, picture)
@@ -168,31 +169,6 @@ def _cells(row: dict[str, Any], by: str) -> tuple[str, ...]:
 
 def _short(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _print_table(rows: Sequence[dict[str, Any]], by: str) -> None:
-    header = (*(("folder",) if by == "folder" else ()), *HEADER)
-    texts = len(header) - 5  # the rest are numbers, which stand right
-    lines = [_cells(row, by) for row in rows]
-    if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=None, header_style="bold")
-        for i, name in enumerate(header):
-            table.add_column(name, justify="left" if i < texts else "right", overflow="fold")
-        for line in lines:
-            table.add_row(*(Text(cell) for cell in line))
-        Console().print(table)
-        return
-    widths = [max(len(line[i]) for line in (header, *lines)) for i in range(len(header))]
-    for line in (header, *lines):
-        cells = [
-            cell.ljust(width) if i < texts else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        print("  ".join(cells).rstrip())
 
 
 def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:

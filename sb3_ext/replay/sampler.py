@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -29,7 +30,7 @@ class Drawn:
 class Sampler(Protocol):
     """Chooses transitions; never touches the data. Uniform replay is SB3's own and needs none.
 
-    Inherit from it and write ``draw``; ``added`` and ``observe`` do nothing by default.
+    Inherit from it and write ``draw``; the other methods have defaults that do nothing.
     """
 
     def draw(self, n: int, window: Window, clock: Clock) -> Drawn:
@@ -46,6 +47,16 @@ class Sampler(Protocol):
 
     def observe(self, indices: Indices, td_error: Tensor) -> None:
         """The TD errors ``[n, n_critics]`` of drawn transitions, from before the update."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that ``draw`` uses beside its arguments: arrays, tensors and plain values.
+
+        A resumed run goes on with it; the buffer's data need not be in it.
+        """
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what ``state_dict`` gave."""
 
 
 @runtime_checkable

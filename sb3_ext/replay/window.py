@@ -70,8 +70,19 @@ class Window:
         """
         if self.length == 0:
             raise ValueError("cannot draw from an empty window: nothing has been stored yet")
-        ages = rng.integers(self.size, size=n)
-        # Age counts transitions backwards from the newest, so one division gives row and env.
+        return self.of_age(rng.integers(self.size, size=n))
+
+    def of_age(self, ages: Indices) -> Indices:
+        """The transition indices of given ages, ``[n]``.
+
+        :param ages: counted backwards row by row; those of one row are of one time: below
+            ``n_envs`` is the newest row, ``size - 1`` is in the oldest
+        :raises ValueError: for an age that no transition of the window has
+        """
+        if len(ages) and (ages.min() < 0 or ages.max() >= self.size):
+            raise ValueError(
+                f"ages must be between 0 and {self.size - 1}, got {ages.min()} to {ages.max()}"
+            )
         rows = (self.head - 1 - ages // self.n_envs) % self.capacity
         return rows * self.n_envs + ages % self.n_envs
 

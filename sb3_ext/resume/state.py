@@ -21,6 +21,7 @@ from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
+from sb3_ext.algorithms.composable import Composable
 from sb3_ext.errors import CheckpointError
 from sb3_ext.resume.buffers import capture_buffer, cut_off_episodes, restore_buffer
 from sb3_ext.resume.environments import (
@@ -112,6 +113,8 @@ def capture(model: BaseAlgorithm, root: BaseCallback, start: Start, folder: Path
     buffer = getattr(model, "replay_buffer", None)
     # The order is that of `restore`: what is met a second time refers to the first.
     tree["buffer"] = None if buffer is None else capture_buffer(encoder, buffer)
+    if isinstance(model, Composable) and model.sampler is not None:
+        tree["sampler"] = encoder.encode(model.sampler.state_dict(), "sampler")
     tree["model"] = _changed(encoder, model, model_before, _model_names(model))
     tree["noise"] = encoder.encode(_exploration_noise(model), "noise")
     tree["logger"] = [encoder.encode(dict(pending), "logger") for pending in _pending(model)]
@@ -142,6 +145,8 @@ def restore(model: BaseAlgorithm, root: BaseCallback, start: Start, folder: Path
     buffer = getattr(model, "replay_buffer", None)
     if buffer is not None:
         restore_buffer(decoder, tree["buffer"], buffer)
+    if isinstance(model, Composable) and model.sampler is not None and "sampler" in tree:
+        model.sampler.load_state_dict(decoder.restore(tree["sampler"], None))
     fresh_obs = {
         name: getattr(model, name)
         for name in ("_last_obs", "_last_original_obs", "_last_episode_starts")

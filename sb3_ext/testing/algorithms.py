@@ -12,11 +12,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ext import registry
 from sb3_ext.signatures import constructor_arguments
 from sb3_ext.testing.environments import ACTIONS, OBSERVATIONS, kit_env
+from sb3_ext.testing.runs import lost_by_a_kill
 from sb3_ext.testing.trees import finite, same, snapshot
 
 
@@ -63,9 +65,18 @@ class AlgorithmConformance:
         """A new model; on the first declared space unless ``env`` says otherwise."""
         env = kit_env(**next(self.spaces())) if env is None else env
         space = getattr(env, "observation_space", None)
-        policy = "MultiInputPolicy" if isinstance(space, gym.spaces.Dict) else "MlpPolicy"
         small = {"policy_kwargs": {"net_arch": [16, 16]}, "seed": 1, "device": "cpu"}
-        return self.algorithm(policy, env, **{**small, **copy.deepcopy(self.kwargs), **changes})
+        given = {**small, **copy.deepcopy(self.kwargs), **changes}
+        policy = "MlpPolicy"
+        if isinstance(space, gym.spaces.Dict):
+            policy = "MultiInputPolicy"
+        elif is_image_space(space) if space is not None else False:
+            policy = "CnnPolicy"
+            given["policy_kwargs"] = {
+                "features_extractor_kwargs": {"features_dim": 16},
+                **given["policy_kwargs"],
+            }
+        return self.algorithm(policy, env, **given)
 
     def learned(self, env: VecEnv | None = None, **changes: Any) -> Any:
         """A model that has learned for ``steps``."""
@@ -116,6 +127,18 @@ class AlgorithmConformance:
                     "steps, or lower learning_starts in kwargs"
                 )
                 assert finite(snapshot(model)), f"{self.name} has NaN parameters with {where}"
+
+    def test_learns_from_images(self) -> None:
+        """Where SB3's network for images is on offer, it works."""
+        boxes = "Box" in self.declared("observation_spaces", OBSERVATIONS)
+        if not boxes or "CnnPolicy" not in self.algorithm.policy_aliases:
+            return
+        action = self.declared("action_spaces", ACTIONS)[0]
+        model = self.make(kit_env(action=action, observation="Image"))
+        before = snapshot(model)
+        model.learn(self.steps)
+        assert not same(before, snapshot(model)), f"{self.name} learns nothing from images"
+        assert finite(snapshot(model)), f"{self.name} has NaN parameters with images"
 
     def test_refuses_undeclared_action_spaces(self) -> None:
         for kind in set(ACTIONS) - set(self.declared("action_spaces", ACTIONS)):
@@ -205,6 +228,17 @@ class AlgorithmConformance:
             f"learn(reset_num_timesteps=False) of {self.name} does not count on after load"
         )
         assert not same(before, snapshot(loaded)), f"{self.name} learns nothing after load"
+
+    def test_a_killed_run_goes_on_exactly(self, tmp_path: Any) -> None:
+        if not hasattr(self.algorithm, "collect_rollouts"):
+            return  # ResumableCheckpoint refuses it
+        lost = lost_by_a_kill(self.make, self.steps, tmp_path)
+        assert not lost, (
+            f"{self.name} does not go on as before after a kill: {', '.join(lost)} ended otherwise "
+            "than in an unstopped run. Keep all that training changes in get_parameters, or as "
+            "plain attributes of the model: numbers, arrays, tensors, lists, dicts and deques of "
+            "these, random generators"
+        )
 
     def test_replay_buffer_goes_through_a_file(self, tmp_path: Any) -> None:
         model = self.learned()

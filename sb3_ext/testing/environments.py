@@ -12,13 +12,14 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 ACTIONS = ("Box", "Discrete", "MultiDiscrete", "MultiBinary")
 OBSERVATIONS = ("Box", "Dict")
+SIDE = 36  # of an image: the least that SB3's NatureCNN takes
 
 
 class KitEnv(gym.Env[Any, Any]):
     """A drifting point that actions push; ends by itself or after 20 steps.
 
     :param action: kind of the action space
-    :param observation: kind of the observation space
+    :param observation: kind of the observation space; ``"Image"`` is a Box of bytes
     :param nan_at: the step, counted over episodes, at which the reward is NaN
     """
 
@@ -29,6 +30,7 @@ class KitEnv(gym.Env[Any, Any]):
         made: dict[str, gym.Space[Any]] = {
             "Box": vector,
             "Dict": spaces.Dict({"a": vector, "b": spaces.Box(-1.0, 1.0, (2,), np.float32)}),
+            "Image": spaces.Box(0, 255, (SIDE, SIDE, 1), np.uint8),
         }
         self.observation_space = made[observation]
         # Bounds that are not symmetric: an algorithm that forgets to scale its actions shows.
@@ -46,7 +48,16 @@ class KitEnv(gym.Env[Any, Any]):
         state = self.state.astype(np.float32)
         if isinstance(self.observation_space, spaces.Dict):
             return {"a": state, "b": np.tanh(state[:2])}
+        if len(self.observation_space.shape or ()) == 3:
+            return self._picture()
         return state
+
+    def _picture(self) -> Any:
+        """A white square where the point is."""
+        picture = np.zeros((SIDE, SIDE, 1), np.uint8)
+        x, y = ((self.state[:2] + 5) / 10 * (SIDE - 6)).astype(int)
+        picture[x : x + 6, y : y + 6] = 255
+        return picture
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         super().reset(seed=seed)

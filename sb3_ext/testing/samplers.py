@@ -10,6 +10,7 @@ import torch as th
 from sb3_ext.algorithms.composable import Composable
 from sb3_ext.algorithms.sac import SAC
 from sb3_ext.testing.environments import kit_env
+from sb3_ext.testing.runs import lost_by_a_kill
 from sb3_ext.testing.trees import same, snapshot
 from sb3_ext.updates import Clock
 
@@ -89,6 +90,13 @@ class SamplerConformance:
         rewards = model.replay_buffer.rewards[rows, envs]
         assert np.array_equal(draw.samples.rewards.squeeze(1).numpy(), rewards), (
             f"the batch of {self.name} is not made of the transitions that it drew"
+        )
+
+    def test_a_killed_run_goes_on_exactly(self, tmp_path: Any) -> None:
+        lost = lost_by_a_kill(self.make, self.steps, tmp_path)
+        assert not lost, (
+            f"a run with {self.name} does not go on as before after a kill: {', '.join(lost)} "
+            "ended otherwise than in an unstopped run. Put into state_dict all that draw uses"
         )
 
     def test_same_seed_same_parameters(self) -> None:

@@ -9,13 +9,17 @@ import torch as th
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two trees of tensors, arrays and plain values are equal to the bit."""
+    """Whether two trees of tensors, arrays and plain values are equal to the bit.
+
+    In arrays, NaN equals NaN; in tensors, which are parameters, it does not.
+    """
     if isinstance(one, th.Tensor):
         return (
             isinstance(other, th.Tensor) and one.shape == other.shape and bool(th.equal(one, other))
         )
     if isinstance(one, np.ndarray):
-        return isinstance(other, np.ndarray) and np.array_equal(one, other)
+        numbers = one.dtype.kind in "fc"  # of others, NumPy cannot say whether they are NaN
+        return isinstance(other, np.ndarray) and np.array_equal(one, other, equal_nan=numbers)
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, (list, tuple)):

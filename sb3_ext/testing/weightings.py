@@ -11,6 +11,7 @@ import torch as th
 from sb3_ext.algorithms.composable import Composable
 from sb3_ext.algorithms.sac import SAC
 from sb3_ext.testing.environments import kit_env
+from sb3_ext.testing.runs import lost_by_a_kill
 from sb3_ext.testing.trees import same, snapshot
 from sb3_ext.updates import Clock, Draw
 
@@ -128,6 +129,13 @@ class WeightingConformance:
         assert loaded.weighting_config() == model.weighting_config(), (
             f"{self.name} comes back as {loaded.weighting_config()!r}, not as "
             f"{model.weighting_config()!r}"
+        )
+
+    def test_a_killed_run_goes_on_exactly(self, tmp_path: Any) -> None:
+        lost = lost_by_a_kill(self.make, self.steps, tmp_path)
+        assert not lost, (
+            f"a run with {self.name} does not go on as before after a kill: {', '.join(lost)} "
+            "ended otherwise than in an unstopped run. Put into state_dict all that weigh uses"
         )
 
     def test_same_seed_same_parameters(self) -> None:

@@ -49,6 +49,18 @@ def test_draws_leave_numpys_global_generator_alone() -> None:
     assert (np.random.get_state()[1] == before).all()
 
 
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_ages_count_backwards_from_the_newest_row(n_envs: int) -> None:
+    window = Window(head=2, length=5, capacity=8, n_envs=n_envs)
+    rows = window.of_age(np.arange(window.size)) // n_envs
+    assert rows.tolist() == np.repeat([1, 0, 7, 6, 5], n_envs).tolist()
+    assert sorted(window.of_age(np.arange(window.size))) == sorted(window.indices())
+    for wrong in (-1, window.size):
+        with pytest.raises(ValueError, match=f"between 0 and {window.size - 1}, got {wrong}"):
+            window.of_age(np.array([wrong]))
+    assert window.of_age(np.array([], dtype=np.int64)).size == 0
+
+
 def test_an_empty_window_says_so() -> None:
     with pytest.raises(ValueError, match="cannot draw from an empty window"):
         Window(0, 0, 5).draw(1, np.random.default_rng(0))

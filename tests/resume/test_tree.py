@@ -14,7 +14,7 @@ import pytest
 import torch as th
 
 from sb3_ext.resume.tree import MISSING, Decoder, Encoder, StateMismatchError, is_transparent
-from tests.cut_runs import same
+from sb3_ext.testing.trees import same
 
 
 class Colour(enum.Enum):

@@ -92,6 +92,12 @@ class NewestHalfSampler(Sampler):
         newest = window.newest(max(1, window.size // 2))
         return Drawn(newest.draw(n, self.rng), th.ones(n, 1))
 
+    def state_dict(self):
+        return {"rng": self.rng.bit_generator.state}
+
+    def load_state_dict(self, state):
+        self.rng.bit_generator.state = state["rng"]
+
 
 class TestSampler(SamplerConformance):
     config = NewestHalf()
@@ -151,7 +157,27 @@ class NeverStops(WrongSAC):
         return rollout._replace(continue_training=True)
 
 
+class CountsInSecret(WrongSAC):
+    """Skips every third update by a counter that nobody can read."""
+
+    def _setup_model(self):
+        super()._setup_model()
+        self.turns = iter([0, 1, 2] * 1000)
+
+    def train(self, gradient_steps, batch_size=64):
+        if next(self.turns):
+            super().train(gradient_steps, batch_size)
+
+
+class SeesNoPictures(WrongSAC):
+    def train(self, gradient_steps, batch_size=64):
+        if len(self.observation_space.shape) == 1:
+            super().train(gradient_steps, batch_size)
+
+
 WRONG = [
+    (CountsInSecret, "test_a_killed_run_goes_on_exactly", "after a kill: .*policy.* ended"),
+    (SeesNoPictures, "test_learns_from_images", "learns nothing from images"),
     (IgnoresItsSeed, "test_other_seed_other_parameters", "it ignores its seed"),
     (DrawsFromTheAir, "test_same_seed_same_parameters", "draw all randomness from generators"),
     (ForgetsWhatItActsBy, "test_saves_and_loads", "acts in another way after save and load"),
@@ -172,6 +198,34 @@ def test_what_is_wrong_breaks_its_law_and_is_told(wrong, law, told, tmp_path):
     arguments = [tmp_path] if "tmp_path" in method.__code__.co_varnames else []
     with pytest.raises(AssertionError, match=told):
         method(suite, *arguments)
+
+
+class ForgetfulSampler(NewestHalfSampler):
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+@dataclass(frozen=True)
+class Forgetful:
+    def build(self, algorithm: Any) -> ForgetfulSampler:
+        return ForgetfulSampler(np.random.default_rng(algorithm.seed))
+
+
+def test_a_sampler_that_forgets_is_told(tmp_path):
+    suite = SamplerConformance()
+    suite.config = Forgetful()
+    with pytest.raises(AssertionError, match="Put into state_dict all that draw uses"):
+        suite.test_a_killed_run_goes_on_exactly(tmp_path)
+
+
+def test_a_budget_of_one_rollout_is_told(tmp_path):
+    suite = Stock()
+    suite.algorithm, suite.kwargs, suite.steps = sb3.PPO, {"n_steps": 60, "batch_size": 60}, 60
+    with pytest.raises(AssertionError, match="raise steps"):
+        suite.test_a_killed_run_goes_on_exactly(tmp_path)
 
 
 @dataclass(frozen=True)
@@ -209,17 +263,19 @@ FAULTS = [
     ("mean", "test_weights_have_mean_one", "have mean 2.0000"),
     ("batch", "test_the_batch_and_the_buffer_are_left_alone", "changes the batch"),
     ("state", "test_the_state_is_all_there_is", "put into state_dict all that weigh uses"),
+    ("state", "test_a_killed_run_goes_on_exactly", "Put into state_dict all that weigh uses"),
     ("idle", "test_it_changes_what_is_learned", "ends like one without"),
     ("metrics", "test_metrics_are_numbers", "put its name in front"),
 ]
 
 
 @pytest.mark.parametrize(("fault", "law", "told"), FAULTS)
-def test_a_faulty_weighting_breaks_its_law_and_is_told(fault, law, told):
+def test_a_faulty_weighting_breaks_its_law_and_is_told(fault, law, told, tmp_path):
     suite = WeightingConformance()
+    method = getattr(suite, law)
+    arguments = [tmp_path / "run"] if "tmp_path" in method.__code__.co_varnames else []
     suite.config = Faulty(fault)
     with pytest.raises(AssertionError, match=told):
-        getattr(suite, law)()
+        method(*arguments)
     suite.config = Faulty("none")
-    if law != "test_the_state_is_all_there_is":
-        getattr(suite, law)()
+    method(*[path / "right" for path in arguments])

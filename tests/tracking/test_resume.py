@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 
 from sb3_ext.resume import ResumableCheckpoint
+from sb3_ext.testing.trees import same
 from sb3_ext.tracking import Track
-from tests.cut_runs import CutError, Recorder, same
+from tests.cut_runs import CutError, Recorder
 from tests.environments import make_env
 from tests.tracking.runs import sac
 
