@@ -287,8 +287,9 @@ class Composable(OffPolicyAlgorithm):
         if before is not None and loaded is not None and loaded.n_envs != before.n_envs:
             self.replay_buffer = before
             raise ValueError(
-                f"{path} holds transitions of {loaded.n_envs} environments, and this model has "
-                f"{before.n_envs}: load the model with an env of {loaded.n_envs} environments"
+                f"{getattr(path, 'name', path)} holds transitions of {loaded.n_envs} environments, "
+                f"and this model has {before.n_envs}: load the model with an env of "
+                f"{loaded.n_envs} environments"
             )
         if self.sampler is not None:
             self.sampler.added(self.replay_view.window.indices())

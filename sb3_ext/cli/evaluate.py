@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
 from sb3_ext.cli.parsing import add_command, at_least
 from sb3_ext.errors import UsageError
 
+WHICH = ("best", "final", "last")
 MORE = """\
 PATH is a run directory of `sb3-ext train`, or a zip. A run's agent is made from its options.yaml
 and its tensors, and nothing is unpickled. A zip of SB3 can only be read by unpickling, which runs
@@ -23,6 +25,7 @@ def add_parser(commands: Any) -> None:
         examples=(
             "eval runs/lfiw_sac/Hopper-v5_1",
             "eval runs/lfiw_sac/Hopper-v5_1 --which last --episodes 50 --json",
+            "eval runs/lfiw_sac/Hopper-v5_1 --video hopper.gif",
             "eval hopper.zip --algo LFIWSAC --env Hopper-v5 --allow-pickle",
         ),
         more=MORE,
@@ -31,7 +34,7 @@ def add_parser(commands: Any) -> None:
     add("path", type=Path, metavar="PATH", help="a run directory, or a zip")
     add(
         "--which",
-        choices=("best", "final", "last"),
+        choices=WHICH,
         default="best",
         help="of a run: the best evaluation's, the final one, the last checkpoint's (best)",
     )
@@ -39,6 +42,7 @@ def add_parser(commands: Any) -> None:
     add("--seed", type=at_least(0), default=0, metavar="S", help="of the environment (0)")
     add("--stochastic", action="store_true", help="draw actions instead of taking the best")
     add("--render", action="store_true", help="show the episodes in a window")
+    add("--video", type=Path, metavar="FILE", help="film one episode: a .gif")
     add("--algo", metavar="ALGO", help="of a zip")
     add("--env", metavar="ID", help="of a zip; or another environment than the run's")
     add("--device", default="auto", metavar="D", help="(auto)")
@@ -55,7 +59,12 @@ def run(arguments: argparse.Namespace) -> int:
     from sb3_ext.evaluation import bootstrap_interval
 
     th.set_num_threads(1)
-    model, env, told = _load(arguments)
+    _require_film(arguments.video)
+    model, env, options, told = _load(arguments)
+    model.set_random_seed(
+        arguments.seed
+    )  # of actions, and of the environment: a model brings its own
+    recorder = None if arguments.video is None else _recorder(arguments, model, options)
     returns: Any
     lengths: Any
     returns, lengths = evaluate_policy(
@@ -66,7 +75,10 @@ def run(arguments: argparse.Namespace) -> int:
         return_episode_rewards=True,
         warn=False,
     )
-    env.close()
+    film = None if recorder is None else recorder.film(arguments.video)
+    for one in (env, recorder):
+        if one is not None:
+            one.close()
     interval = bootstrap_interval(returns)
     spread = th.tensor(returns).std(correction=0).item()
     if arguments.json:
@@ -80,6 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
             "interval": [interval.low, interval.high] if interval.n > 1 else None,
             "returns": [float(one) for one in returns],
             "lengths": lengths,
+            "video": None if film is None else str(film.path),
         }
         print(json.dumps(row))
         return 0
@@ -88,10 +101,39 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"return     mean {sum(returns) / len(returns):.1f}, standard deviation {spread:.1f}")
     print(f"           interquartile mean {interval}, 95 % over episodes")
     print(f"length     mean {sum(lengths) / len(lengths):.1f}, {min(lengths)} to {max(lengths)}")
+    if film is not None:
+        print(f"film       {film.path}, return {film.reward:.1f} in {film.length} steps")
     return 0
 
 
-def _load(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
+def _require_film(path: Path | None) -> None:
+    """Refuse a name before anything is played."""
+    if path is None:
+        return
+    if path.suffix.lower() != ".gif":
+        raise UsageError(f"--video must end in .gif, got {path}")
+    if path.is_dir():
+        raise UsageError(f"--video must name a file, but {path} is a folder")
+
+
+def _recorder(arguments: argparse.Namespace, model: Any, options: Any) -> Any:
+    """What films; the environment is made again, to be drawn into pictures."""
+    from sb3_ext.running.making import make_film_env
+    from sb3_ext.tracking.video import EpisodeRecorder
+
+    try:
+        return EpisodeRecorder(
+            model,
+            arguments.video.parent,
+            lambda: make_film_env(options),
+            seed=arguments.seed,
+            deterministic=not arguments.stochastic,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _load(arguments: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
     if arguments.path.is_dir():
         return _load_run(arguments)
     if not arguments.path.exists():
@@ -108,7 +150,7 @@ def _load(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
     return _load_zip(arguments)
 
 
-def _load_zip(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
+def _load_zip(arguments: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
     from sb3_ext.catalog import find_algorithm
     from sb3_ext.running import TrainOptions
 
@@ -118,23 +160,28 @@ def _load_zip(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
     try:
         model = cls.load(arguments.path, env=env, device=arguments.device)
     except Exception as error:
-        raise UsageError(f"{arguments.path} is no {name}: {error}") from error
-    return model, env, {"agent": str(arguments.path), "algorithm": name, "env": arguments.env}
+        told = textwrap.shorten(str(error), 200, placeholder=" ...")
+        raise UsageError(f"{arguments.path} is no {name}: {told}") from error
+    names = {"agent": str(arguments.path), "algorithm": name, "env": arguments.env}
+    return model, env, options, names
 
 
-def _load_run(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
+def _load_run(arguments: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
     import dataclasses
 
     from stable_baselines3.common.vec_env import VecNormalize
 
     from sb3_ext.catalog import find_algorithm
-    from sb3_ext.running import make_model, run_options
-    from sb3_ext.statistics import load_statistics, statistics_path
+    from sb3_ext.parameters import load_parameters
+    from sb3_ext.running.agents import find_agent
+    from sb3_ext.running.making import make_model
+    from sb3_ext.running.options import run_options
+    from sb3_ext.running.statistics import load_statistics, statistics_path
 
     if arguments.algo is not None:
         raise UsageError("a run directory says its algorithm; --algo is for a zip")
     options = run_options(arguments.path)
-    agent = _agent(arguments.path, arguments.which)
+    agent = find_agent(arguments.path, arguments.which)
     options = dataclasses.replace(
         options, env=arguments.env or options.env, device=arguments.device
     )
@@ -151,16 +198,18 @@ def _load_run(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
         load_statistics(stem, env)
     model: Any = make_model(cls, options, env)
     try:
-        model.set_parameters(str(agent), device=model.device)  # reads tensors, unpickles nothing
-    except (ValueError, RuntimeError, KeyError, OSError) as error:
-        raise UsageError(f"{agent} does not fit {options.algorithm}: {error}") from error
-    return model, env, {"agent": str(agent), "algorithm": options.algorithm, "env": options.env}
+        load_parameters(model, agent)
+    except (ValueError, RuntimeError, KeyError, AttributeError, OSError) as error:
+        told = textwrap.shorten(str(error), 200, placeholder=" ...")  # torch lists each tensor
+        raise UsageError(f"{agent} does not fit {options.algorithm}: {told}") from error
+    names = {"agent": str(agent), "algorithm": options.algorithm, "env": options.env}
+    return model, env, options, names
 
 
 def _env(arguments: argparse.Namespace, options: Any) -> Any:
     import dataclasses
 
-    from sb3_ext.running import make_env, require_env
+    from sb3_ext.running.making import make_env, require_env
 
     options = dataclasses.replace(options, vec_env="dummy")
     if arguments.render:
@@ -168,23 +217,3 @@ def _env(arguments: argparse.Namespace, options: Any) -> Any:
         options = dataclasses.replace(options, env_kwargs=shown)
     require_env(options)
     return make_env(options, n_envs=1, seed=arguments.seed, monitor=None)
-
-
-def _agent(run_dir: Path, which: str) -> Path:
-    """The zip asked for; without an evaluation, the best is the one at the end."""
-    from sb3_ext.resume import latest_checkpoint
-
-    last = latest_checkpoint(run_dir)
-    agents = {
-        "best": run_dir / "best_model.zip",
-        "final": run_dir / "model.zip",
-        "last": run_dir / "none" if last is None else last / "model.zip",
-    }
-    order = [which] if which != "best" else ["best", "final", "last"]
-    for name in order:
-        if agents[name].exists():
-            return agents[name]
-    there = [name for name, path in agents.items() if path.exists()]
-    raise UsageError(
-        f"{run_dir} has no such agent ({which}); there is {', '.join(there) or 'none at all yet'}"
-    )

@@ -33,6 +33,7 @@ WHAT = {
     "options.yaml": "what the run was made from; --config reads it",
     "config.json": "every argument, versions, git commit",
     "replay_buffer.pkl": "every transition it saw",
+    "videos": "films of evaluation episodes",
     "checkpoints": "from where --resume goes on",
     "tensorboard": "the metrics for TensorBoard",
     "wandb": "the metrics as a W&B run",
@@ -83,6 +84,18 @@ def add_parser(commands: Any) -> None:
     add("--keep", type=at_least(1), metavar="K", help="checkpoints that stay (2)")
     add("--eval-every", type=at_least(0), metavar="N", help="steps; 0 for none (10000)")
     add("--eval-episodes", type=at_least(1), metavar="N", help="(10)")
+    add("--video-every", type=at_least(0), metavar="N", help="steps; film an episode (0: none)")
+    add(
+        "--trained-agent",
+        metavar="PATH",
+        help="begin with the parameters of a zip or of a run's best agent",
+    )
+    add("--replay-buffer", metavar="FILE", help="begin with the transitions of an SB3 buffer")
+    add(
+        "--allow-pickle",
+        action="store_true",
+        help="load --replay-buffer, which may run its writer's code",
+    )
     add(
         "--save-replay-buffer",
         action=argparse.BooleanOptionalAction,
@@ -117,7 +130,13 @@ def run(arguments: argparse.Namespace) -> int:
             track=options.track if arguments.track is None else arguments.track,
         )
     progress = sys.stdout.isatty() if arguments.progress is None else arguments.progress
-    result = _train(options, folder, resume=arguments.resume is not None, progress=progress)
+    result = _train(
+        options,
+        folder,
+        resume=arguments.resume is not None,
+        progress=progress,
+        allow_pickle=arguments.allow_pickle,
+    )
     if result.stopped:
         print(f"\nStopped at step {result.steps:,}. To go on:\n  sb3-ext train --resume {folder}")
         return 130
@@ -126,7 +145,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _train(options: "TrainOptions", folder: Path, *, resume: bool, progress: bool) -> "TrainResult":
+def _train(
+    options: "TrainOptions", folder: Path, *, resume: bool, progress: bool, allow_pickle: bool
+) -> "TrainResult":
     """``running.train`` under signal handlers: the first asks to stop, the second interrupts."""
     from sb3_ext.running import train
 
@@ -144,7 +165,14 @@ def _train(options: "TrainOptions", folder: Path, *, resume: bool, progress: boo
         print(f"{options.algorithm} on {options.env}: {options.steps:,} steps, in {folder}")
 
     try:
-        return train(options, folder, resume=resume, progress=progress, on_start=on_start)
+        return train(
+            options,
+            folder,
+            resume=resume,
+            progress=progress,
+            allow_pickle=allow_pickle,
+            on_start=on_start,
+        )
     except KeyboardInterrupt:
         from sb3_ext.resume import latest_checkpoint
 
@@ -153,9 +181,10 @@ def _train(options: "TrainOptions", folder: Path, *, resume: bool, progress: boo
         print(f"\nsb3-ext: interrupted; {told if last else 'nothing to resume'}", file=sys.stderr)
         raise SystemExit(130) from None
     except OSError as error:
+        told = f"{error.strerror}: {error.filename or folder}" if error.strerror else str(error)
         print(
-            f"\nsb3-ext: {error.strerror or error}: {error.filename or folder}; what there is lies "
-            f"in {folder}, and once there is room: sb3-ext train --resume {folder}",
+            f"\nsb3-ext: {told}. What there is lies in {folder}; "
+            f"to go on, once there is room: sb3-ext train --resume {folder}",
             file=sys.stderr,
         )
         raise SystemExit(1) from error
@@ -167,8 +196,8 @@ def _train(options: "TrainOptions", folder: Path, *, resume: bool, progress: boo
 def _options(arguments: argparse.Namespace) -> "TrainOptions":
     """Defaults, then the config, then the command line."""
     from sb3_ext.catalog import find_algorithm
-    from sb3_ext.hyperparameters import read_settings, require_arguments, with_numbers
     from sb3_ext.running import TrainOptions, read_options
+    from sb3_ext.running.hyperparameters import read_settings, require_arguments, with_numbers
 
     values = {} if arguments.config is None else with_numbers(read_options(arguments.config))
     names = [field.name for field in dataclasses.fields(TrainOptions)]
@@ -203,7 +232,7 @@ def _merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 
 
 def _require_alone(arguments: argparse.Namespace) -> None:
-    allowed = {"command", "run", "teller", "resume", "steps", "track", "progress"}
+    allowed = {"command", "run", "teller", "resume", "steps", "track", "progress", "allow_pickle"}
     given = [
         f"--{name.replace('_', '-')}"
         for name, value in vars(arguments).items()
@@ -238,6 +267,8 @@ def _draw(folder: Path, options: "TrainOptions") -> None:
         plot_training_run(folder, title=f"{options.algorithm} on {options.env}")
     except FileNotFoundError:
         print("No episode ended and nothing was evaluated, so there is no picture.")
+    except OSError as error:
+        print(f"sb3-ext: no picture could be written: {error.strerror}", file=sys.stderr)
 
 
 def _show(result: "TrainResult", options: "TrainOptions") -> None:

@@ -18,11 +18,11 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
-from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_ext.algorithms.composable import Composable
 from sb3_ext.errors import CheckpointError
+from sb3_ext.parameters import load_parameters
 from sb3_ext.resume.buffers import capture_buffer, cut_off_episodes, restore_buffer
 from sb3_ext.resume.environments import (
     capture_random,
@@ -141,7 +141,7 @@ def restore(model: BaseAlgorithm, root: BaseCallback, start: Start, folder: Path
     tree, arrays = read_state(folder)
     decoder = Decoder(arrays, decode_special)
     _check_identity(start.identity, tree["config"], folder)
-    _restore_parameters(model, folder / MODEL)
+    load_parameters(model, folder / MODEL)
     buffer = getattr(model, "replay_buffer", None)
     if buffer is not None:
         restore_buffer(decoder, tree["buffer"], buffer)
@@ -160,7 +160,12 @@ def restore(model: BaseAlgorithm, root: BaseCallback, start: Start, folder: Path
         pending.update(decoder.restore(saved, None))
     for one, position in zip(model.logger.output_formats, tree["outputs"], strict=False):
         if position is not None and hasattr(one, "rewind"):
-            one.rewind(position)
+            try:
+                one.rewind(position)
+            except ValueError as error:  # a log that somebody changed must not stop the run
+                warnings.warn(
+                    f"the log goes on after the rows that are there: {error}", stacklevel=2
+                )
     _restore_callbacks(decoder, tree["callbacks"], root)
     reasons = list(tree["opaque"])
     if not reasons:
@@ -261,18 +266,6 @@ def _through_json(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _through_json(item) for name, item in value.items()}
     return [_through_json(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _restore_parameters(model: BaseAlgorithm, path: Path) -> None:
-    """Networks and optimisers, by torch's loader for tensors only."""
-    _, states, tensors = load_from_zip_file(path, device=model.device, load_data=False)
-    model.set_parameters(states, exact_match=True, device=model.device)
-    for name, tensor in (tensors or {}).items():
-        target: Any = model
-        for part in name.split("."):
-            target = getattr(target, part)
-        if isinstance(target, th.Tensor):
-            target.data.copy_(tensor.data)
 
 
 def _pending(model: BaseAlgorithm) -> list[Any]:

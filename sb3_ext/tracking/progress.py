@@ -67,24 +67,25 @@ class CSVOutputFormat(sb3.CSVOutputFormat):
             raise ValueError(
                 f"{self.path} has {self._rows} rows, so it cannot go back to row {position}"
             )
-        self.file.close()
+        self.file.flush()
         records = _records(self.path.read_text(encoding="utf-8"))
-        self._rows = position
         self._replace(records[: position + 1])
+        self._rows = position
 
     def _add_columns(self, new: list[str]) -> None:
-        self.file.close()
+        self.file.flush()
         records = _records(self.path.read_text(encoding="utf-8"))
-        self.keys = [*self.keys, *new]
         header = io.StringIO()
-        csv.writer(header, lineterminator="\n").writerow(self.keys)
+        csv.writer(header, lineterminator="\n").writerow([*self.keys, *new])
         empty = self.separator * len(new) + "\n"
         self._replace([header.getvalue(), *(record[:-1] + empty for record in records[1:])])
+        self.keys = [*self.keys, *new]
 
     def _replace(self, records: Iterable[str]) -> None:
         """Give the file this content at once, and write after it from now on."""
         draft = self.path.with_name(f".{self.path.name}.draft")
         draft.write_text("".join(records), encoding="utf-8")
+        self.file.close()
         os.replace(draft, self.path)
         self.file = self.path.open("a", encoding="utf-8")
 

@@ -172,8 +172,13 @@ class Track(BaseCallback):
                     "make another Track, with a folder of its own, for the other model"
                 )
             self._attach()
-        except BaseException:
+        except BaseException as error:
             self.close(exit_code=1)
+            if isinstance(error, OSError) and error.strerror:  # the system's, and no sentence yet
+                raise type(error)(
+                    f"no run can be written to {self.run_dir}: {error.strerror}, "
+                    f"{error.filename or self.run_dir}; give another run_dir, or make room"
+                ) from error
             raise
 
     def _on_step(self) -> bool:

@@ -47,13 +47,15 @@ class Film:
 class EpisodeRecorder:
     """Plays one episode of a model and keeps it as a GIF, which needs no further package.
 
-    Nothing of the training is touched: the environment is another one, actions are the
-    deterministic ones, and observations are normalised with the training's statistics.
+    Nothing of the training is touched: the environment is another one, and observations are
+    normalised with the training's statistics.
 
     :param model: its environment is made again, with the same wrappers
     :param folder: where the films go
     :param make_env: makes the environment instead
     :param max_steps: an episode is cut after so many steps
+    :param seed: of the environment; by default the model's
+    :param deterministic: whether the best actions are taken
     """
 
     def __init__(
@@ -62,8 +64,12 @@ class EpisodeRecorder:
         folder: Path,
         make_env: VideoEnv | None = None,
         max_steps: int = 1_000,
+        *,
+        seed: int | None = None,
+        deterministic: bool = True,
     ) -> None:
         self.model, self.folder, self.max_steps = model, folder, max_steps
+        self.seed, self.deterministic = seed, deterministic
         training = model.get_env()
         if training is None:
             raise ValueError("videos need a model that has an environment; this one has none")
@@ -88,6 +94,10 @@ class EpisodeRecorder:
         self.rate = rate / self.stride
 
     def record(self, step: int) -> Film:
+        """The film of a training step."""
+        return self.film(self.folder / f"step-{step:010d}.gif")
+
+    def film(self, path: Path) -> Film:
         """Play and write one episode; it starts in the same state each time."""
         self._use_statistics()
         self._seed()
@@ -101,11 +111,12 @@ class EpisodeRecorder:
                 observation,  # type: ignore[arg-type]
                 state=state,
                 episode_start=starts,
-                deterministic=True,
+                deterministic=self.deterministic,
             )
             observation, rewards, starts, _ = self.env.step(action)
             reward, length, done = reward + float(rewards[0]), length + 1, bool(starts[0])
-        return Film(self._write(frames, step), reward, length)
+        self._write(frames, path)
+        return Film(path, reward, length)
 
     def close(self) -> None:
         """Close the environment."""
@@ -131,7 +142,7 @@ class EpisodeRecorder:
             own.training = False
 
     def _seed(self) -> None:
-        self.env.seed(self.model.seed or 0)
+        self.env.seed((self.model.seed or 0) if self.seed is None else self.seed)
 
     def _frame(self) -> np.ndarray:
         if self.env.render_mode != "rgb_array":
@@ -141,14 +152,12 @@ class EpisodeRecorder:
             raise ValueError(f"it rendered nothing; {OWN}")
         return frame
 
-    def _write(self, frames: list[np.ndarray], step: int) -> Path:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"step-{step:010d}.gif"
+    def _write(self, frames: list[np.ndarray], path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         octree = Image.Quantize.FASTOCTREE  # five times as fast as Pillow's default
         first, *rest = [Image.fromarray(frame).quantize(method=octree) for frame in frames]
         centiseconds = max(2, round(100 / self.rate))  # a GIF counts in these; browsers from 2 on
         first.save(path, save_all=True, append_images=rest, duration=10 * centiseconds, loop=0)
-        return path
 
 
 def _make_again(training: VecEnv) -> gym.Env[Any, Any]:

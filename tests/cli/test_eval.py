@@ -35,6 +35,16 @@ def test_json_is_exact_and_repeatable(run, capsys):
     assert found[0]["mean"] == pytest.approx(sum(found[0]["returns"]) / 3)
 
 
+def test_the_seed_chooses_episodes_and_actions(run, capsys):
+    found = {}
+    for words in (["--seed", "1"], ["--seed", "2"], ["--seed", "1", "--stochastic"]):
+        for _ in range(2):
+            assert cli.main(["eval", str(run), "--episodes", "2", "--json", *words]) == 0
+            returns = json.loads(capsys.readouterr().out)["returns"]
+            assert found.setdefault(" ".join(words), returns) == returns
+    assert len({tuple(returns) for returns in found.values()}) == 3
+
+
 @pytest.mark.parametrize("which", ["best", "final", "last"])
 def test_a_run_is_read_without_unpickling(run, which, monkeypatch, capsys):
     def forbidden(*_args, **_kwargs):

@@ -1,0 +1,99 @@
+"""Environments and models from a run's options."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
+
+from sb3_ext.errors import UsageError
+from sb3_ext.resume import ResumableEnv
+from sb3_ext.running.hyperparameters import constructor_values
+from sb3_ext.running.options import TrainOptions
+
+VEC_ENV_CLASSES: dict[str, type[DummyVecEnv] | type[SubprocVecEnv]] = {
+    "dummy": DummyVecEnv,
+    "subproc": SubprocVecEnv,
+}
+
+
+def require_env(options: TrainOptions) -> None:
+    """Refuse an environment that is not registered or cannot be made.
+
+    :raises UsageError: with the near miss
+    """
+    try:
+        gym.make(options.env, **options.env_kwargs).close()
+    except gym.error.NameNotFound as error:
+        near = difflib.get_close_matches(options.env, gym.registry, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UsageError(f"no environment {options.env!r} is registered{hint}") from error
+    except (gym.error.Error, ImportError, TypeError, ValueError) as error:
+        told = " ".join(str(error).split())
+        raise UsageError(f"the environment {options.env!r} cannot be made: {told}") from error
+
+
+def make_env(
+    options: TrainOptions,
+    *,
+    n_envs: int,
+    seed: int | None,
+    monitor: Path | None,
+    append: bool = False,
+) -> VecEnv:
+    """The vectorised environment of a run, without ``VecNormalize``."""
+    return make_vec_env(
+        options.env,
+        n_envs,
+        seed=seed,
+        env_kwargs=dict(options.env_kwargs),
+        monitor_dir=None if monitor is None else str(monitor),
+        monitor_kwargs={"override_existing": not append},
+        wrapper_class=ResumableEnv,
+        vec_env_cls=VEC_ENV_CLASSES[options.vec_env],
+    )
+
+
+def make_film_env(options: TrainOptions) -> gym.Env[Any, Any]:
+    """One of them, to be filmed."""
+    return gym.make(options.env, **{**options.env_kwargs, "render_mode": "rgb_array"})
+
+
+def make_model(cls: Any, options: TrainOptions, env: VecEnv) -> BaseAlgorithm:
+    """The algorithm, from plain values.
+
+    :raises UsageError: if the class refuses them
+    """
+    policy = options.policy or default_policy(cls, env)
+    values = constructor_values(cls, options.hyperparameters, env)
+    try:
+        model: BaseAlgorithm = cls(
+            policy, env, seed=options.seed, device=options.device, verbose=0, **values
+        )
+    except (ValueError, TypeError, AssertionError, KeyError, RuntimeError) as error:
+        told = " ".join(str(error).split())
+        raise UsageError(f"{options.algorithm} cannot be made: {told}") from error
+    return model
+
+
+def default_policy(cls: Any, env: VecEnv) -> str:
+    """The policy that fits the observations."""
+    if isinstance(env.observation_space, gym.spaces.Dict):
+        fitting = "MultiInput"
+    else:
+        fitting = "Cnn" if is_image_space(env.observation_space) else "Mlp"
+    names: Mapping[str, Any] = cls.policy_aliases
+    for name in (f"{fitting}Policy", f"{fitting}LstmPolicy"):
+        if name in names:
+            return name
+    raise UsageError(
+        f"{cls.__name__} has no policy for observations like {env.observation_space}; "
+        f"it has {', '.join(names)}"
+    )
