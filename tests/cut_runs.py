@@ -7,7 +7,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ext.resume import ResumableCheckpoint
-from sb3_ext.testing.trees import same
+from sb3_ext.trees import same
 
 
 class CutError(Exception):

@@ -7,7 +7,9 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_ext.errors import CheckpointError
-from sb3_ext.resume.tree import MISSING, Decoder, Encoder, Node, class_name, instance_attributes
+from sb3_ext.resume.decoder import Decoder
+from sb3_ext.resume.encoder import Encoder
+from sb3_ext.resume.tree import MISSING, Node, class_name, instance_attributes
 
 
 def rows_in_use(buffer: ReplayBuffer) -> int:

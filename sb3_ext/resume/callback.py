@@ -15,6 +15,7 @@ from sb3_ext.resume.store import (
     require_folder,
     write_checkpoint,
 )
+from sb3_ext.resume.tree import in_short
 
 
 class ResumableCheckpoint(BaseCallback):
@@ -124,7 +125,7 @@ class ResumableCheckpoint(BaseCallback):
         if reasons:
             warnings.warn(
                 f"resumed at step {self.resumed_from} with new episodes, since the ones under way "
-                f"could not be put back: {'; '.join(reasons)}",
+                f"could not be put back: {in_short(reasons)}",
                 stacklevel=2,
             )
         if self.verbose:

@@ -1,10 +1,10 @@
 """The state of environments, so that an episode goes on where it was cut off.
 
 The state of an environment is its attributes and those of its wrappers, which covers Gymnasium's
-classic control and MuJoCo tasks and most that are written in Python. An environment whose state is
-elsewhere (in C, in a file, in another process) has attributes that cannot be read as plain data;
-it says so and starts a new episode after a resume. Its author can teach us:
-``register_env_state(MyEnv, get=..., set=...)``.
+classic control and MuJoCo tasks and most that are written in Python. Where it is elsewhere (in C,
+in a file, in another process), attributes cannot be read as plain data. Then ``ResumableEnv`` plays
+the episode again from its beginning; without it, or if that comes out otherwise, a new episode
+begins, and a warning says so. Authors can teach us: ``register_env_state(MyEnv, get=, set=)``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import multiprocessing
 import random
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,10 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor, ResultsWriter
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
 
-from sb3_ext.resume.tree import MISSING, Decoder, Encoder, Node, StateMismatchError, class_name
+from sb3_ext.resume.decoder import Decoder
+from sb3_ext.resume.encoder import Encoder
+from sb3_ext.resume.episodes import Episode, layers_of
+from sb3_ext.resume.tree import MISSING, Node, StateMismatchError, class_name, in_short
 
 #: Attributes that say how an environment is shown, not what state it is in.
 SHOWN = frozenset(
@@ -33,6 +37,7 @@ SHOWN = frozenset(
         *("env", "venv", "spec", "metadata", "_metadata", "_cached_spec", "_spec"),
         *("mujoco_renderer", "renderer", "viewer", "screen", "clock", "surf", "window"),
         *("window_surface", "_render_mode", "render_mode", "class_attributes"),
+        "episode",  # of ResumableEnv, written where it is needed
     }
 )
 GetState = Callable[[Any], Any]
@@ -52,26 +57,50 @@ def register_env_state(env_class: type, *, get: GetState, set: SetState) -> None
 
 
 class ResumableEnv(gym.Wrapper[Any, Any, Any, Any]):
-    """Lets a ``SubprocVecEnv`` ask its workers for their environments' state.
+    """Lets an episode go on that could not otherwise.
 
-    It goes outermost: ``make_vec_env(..., vec_env_cls=SubprocVecEnv, wrapper_class=ResumableEnv)``.
-    A ``DummyVecEnv`` needs no wrapper.
+    A ``SubprocVecEnv`` can ask its workers for their environments' state, and one whose state
+    cannot be read (Box2D's, say) plays its episode again, up to 20,000 steps of it. It goes
+    outermost: ``make_vec_env(..., wrapper_class=ResumableEnv)``. Environments in a ``DummyVecEnv``
+    whose state can be read need no wrapper.
     """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self.episode = Episode()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        """As the environment's."""
+        self.episode.begin(self.env, seed, options)
+        observation, info = self.env.reset(seed=seed, options=options)
+        self.episode.saw(observation)
+        return observation, info
+
+    def step(self, action: Any) -> Any:
+        """As the environment's."""
+        self.episode.act(action)
+        step = self.env.step(action)
+        self.episode.saw(step[0])
+        return step
 
     def capture_state(self) -> dict[str, Any]:
         """The state of the environment inside, and of this process's random generators."""
         encoder = Encoder(encode_special)
-        tree: dict[str, Node] = {"layers": capture_env(encoder, self.env, "env")}
+        tree: dict[str, Node] = {"layers": capture_env(encoder, self, "env")}
         if multiprocessing.parent_process() is not None:
             tree["random"] = capture_random(encoder)
         return {"tree": tree, "arrays": encoder.arrays, "opaque": encoder.opaque}
 
-    def restore_state(self, saved: dict[str, Any]) -> None:
-        """Put it back."""
+    def restore_state(self, saved: dict[str, Any]) -> str:
+        """Put it back; what cannot be is told and not raised, which would end a worker."""
         decoder = Decoder(saved["arrays"], decode_special)
-        restore_env(decoder, saved["tree"]["layers"], self.env)
+        try:
+            restore_env(decoder, saved["tree"]["layers"], self)
+        except StateMismatchError as error:
+            return str(error)
         if "random" in saved["tree"]:
             restore_random(decoder, saved["tree"]["random"])
+        return ""
 
 
 def capture_random(encoder: Encoder) -> Node:
@@ -93,10 +122,13 @@ def restore_random(decoder: Decoder, node: Node) -> None:
 
 def capture_env(encoder: Encoder, env: gym.Env[Any, Any], where: str) -> Node:
     """One node a layer, from the outermost wrapper to the environment itself."""
-    layers = []
-    for layer in _layers(env):
+    nodes: list[dict[str, Node]] = []
+    layers = layers_of(env)
+    hidden = []  # how much of it, layer by layer
+    for layer in layers:
         name = f"{where}: {type(layer).__name__}"
         node: dict[str, Node] = {"class": class_name(layer)}
+        hidden.append(len(encoder.opaque))
         adapter = _adapter(layer)
         if adapter is not None:
             node["state"] = encoder.encode(adapter[0](layer), name)
@@ -104,18 +136,31 @@ def capture_env(encoder: Encoder, env: gym.Env[Any, Any], where: str) -> Node:
             node["attributes"] = encoder.attributes(layer, name, SHOWN)
         if isinstance(layer, Monitor):
             node["elapsed"] = time.time() - layer.t_start
-        layers.append(node)
-    return layers
+        nodes.append(node)
+    for node, layer, before in zip(nodes, layers, hidden, strict=True):
+        inside = encoder.opaque[before:]
+        record = layer.episode.record() if inside and isinstance(layer, ResumableEnv) else None
+        if record is not None:
+            node["replay"] = {"episode": encoder.encode(record, where), "instead_of": inside}
+            del encoder.opaque[before:]
+    return nodes
 
 
 def restore_env(decoder: Decoder, node: Node, env: gym.Env[Any, Any]) -> None:
     """Put an environment's state back into one that was made and reset in the same way."""
-    layers = list(_layers(env))
+    layers = layers_of(env)
     saved, found = [one["class"] for one in node], [class_name(layer) for layer in layers]
     if saved != found:
         raise StateMismatchError(
             f"the environment was {' of '.join(saved)}, now it is {' of '.join(found)}"
         )
+    for one, layer in zip(node, layers, strict=True):
+        if "replay" in one and isinstance(layer, ResumableEnv):
+            try:
+                layer.episode.replay(layer.env, decoder.restore(one["replay"]["episode"], None))
+            except Exception as error:  # an environment's own, too
+                told = in_short(one["replay"]["instead_of"])
+                raise StateMismatchError(f"{told}: {error}") from error
     for one, layer in zip(node, layers, strict=True):
         adapter = _adapter(layer)
         if "state" in one and adapter is not None:
@@ -181,7 +226,20 @@ def restore_vec_env(
     else:
         for i, saved in enumerate(node["workers"]):
             arrays = [np.array(decoder.arrays[number]) for number in saved["arrays"]]
-            venv.env_method("restore_state", {"tree": saved["tree"], "arrays": arrays}, indices=[i])
+            given = {"tree": saved["tree"], "arrays": arrays}
+            (wrong,) = venv.env_method("restore_state", given, indices=[i])
+            if wrong:
+                raise StateMismatchError(wrong)
+
+
+def played_again(node: Node) -> list[str]:
+    """What could not be read in environments whose episodes were played again instead."""
+    envs = [
+        *node.get("envs", ()),
+        *(worker["tree"]["layers"] for worker in node.get("workers", ())),
+    ]
+    layers = [layer for env in envs for layer in env if "replay" in layer]
+    return [told for layer in layers for told in layer["replay"]["instead_of"]]
 
 
 def restore_monitors(decoder: Decoder, node: Node, venv: VecEnv) -> None:
@@ -191,7 +249,7 @@ def restore_monitors(decoder: Decoder, node: Node, venv: VecEnv) -> None:
     if not isinstance(venv, DummyVecEnv):
         return
     for layers, env in zip(node["envs"], venv.envs, strict=False):
-        for saved, layer in zip(layers, _layers(env), strict=False):
+        for saved, layer in zip(layers, layers_of(env), strict=False):
             writer = saved.get("attributes", {}).get("results_writer")
             if writer is not None and isinstance(layer, Monitor):
                 decoder.restore(writer, layer.results_writer)
@@ -219,7 +277,14 @@ def decode_special(decoder: Decoder, node: Node, current: Any) -> Any:
         raise StateMismatchError(f"an environment was saved, found a {class_name(current)}")
     if "vec_env" in node:
         # Its episodes cannot matter (an evaluation begins with a reset), its generators do.
-        restore_vec_env(decoder, node["vec_env"], current, only_wrappers=not _has_envs(node))
+        saved = node["vec_env"]
+        if _has_envs(node):
+            try:
+                restore_vec_env(decoder, saved, current)
+                return current
+            except StateMismatchError as error:
+                warnings.warn(f"an environment of a callback starts anew: {error}", stacklevel=2)
+        restore_vec_env(decoder, saved, current, only_wrappers=True)
         return current
     if "env" in node:
         restore_env(decoder, node["env"], current)
@@ -238,13 +303,6 @@ def decode_special(decoder: Decoder, node: Node, current: Any) -> Any:
 
 def _has_envs(node: Node) -> bool:
     return "envs" in node["vec_env"] or "workers" in node["vec_env"]
-
-
-def _layers(env: gym.Env[Any, Any]) -> list[gym.Env[Any, Any]]:
-    found = [env]
-    while isinstance(found[-1], gym.Wrapper):
-        found.append(found[-1].env)
-    return found
 
 
 def _adapter(layer: gym.Env[Any, Any]) -> tuple[GetState, SetState] | None:

@@ -24,11 +24,14 @@ from sb3_ext.algorithms.composable import Composable
 from sb3_ext.errors import CheckpointError
 from sb3_ext.parameters import load_parameters
 from sb3_ext.resume.buffers import capture_buffer, cut_off_episodes, restore_buffer
+from sb3_ext.resume.decoder import Decoder
+from sb3_ext.resume.encoder import Encoder
 from sb3_ext.resume.environments import (
     capture_random,
     capture_vec_env,
     decode_special,
     encode_special,
+    played_again,
     restore_monitors,
     restore_random,
     restore_vec_env,
@@ -36,11 +39,10 @@ from sb3_ext.resume.environments import (
 from sb3_ext.resume.store import read_state, write_state
 from sb3_ext.resume.tree import (
     MISSING,
-    Decoder,
-    Encoder,
     Node,
     StateMismatchError,
     class_name,
+    in_short,
     instance_attributes,
 )
 from sb3_ext.signatures import constructor_arguments
@@ -176,6 +178,13 @@ def restore(model: BaseAlgorithm, root: BaseCallback, start: Start, folder: Path
     restore_random(decoder, tree["random"])
     if reasons:
         _start_new_episodes(decoder, tree["env"], model, fresh_obs)
+    elif tree["env"] is not None and (hidden := played_again(tree["env"])):
+        warnings.warn(
+            "the episodes under way were played again from their beginnings, since "
+            f"{in_short(hidden)}, which cannot be read. The run goes on as if it had never stopped "
+            "if a reset of the environment leaves nothing of earlier episodes",
+            stacklevel=2,
+        )
     return reasons
 
 

@@ -19,7 +19,7 @@ from sb3_ext import registry
 from sb3_ext.signatures import constructor_arguments
 from sb3_ext.testing.environments import ACTIONS, OBSERVATIONS, kit_env
 from sb3_ext.testing.runs import lost_by_a_kill
-from sb3_ext.testing.trees import finite, same, snapshot
+from sb3_ext.trees import finite, same, snapshot
 
 
 class AlgorithmConformance:

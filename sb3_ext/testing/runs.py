@@ -12,7 +12,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ext.resume import ResumableCheckpoint
-from sb3_ext.testing.trees import same, snapshot
+from sb3_ext.trees import same, snapshot
 
 
 class _KilledError(Exception):

@@ -12,7 +12,7 @@ from sb3_ext.algorithms.composable import Composable
 from sb3_ext.algorithms.sac import SAC
 from sb3_ext.testing.environments import kit_env
 from sb3_ext.testing.runs import lost_by_a_kill
-from sb3_ext.testing.trees import same, snapshot
+from sb3_ext.trees import same, snapshot
 from sb3_ext.updates import Clock, Draw
 
 

@@ -13,7 +13,7 @@ import yaml
 
 from sb3_ext import cli
 from sb3_ext.running import run_options
-from sb3_ext.testing.trees import same
+from sb3_ext.trees import same
 
 SMALL = ["--set", "policy_kwargs.net_arch=[8]", "--set", "learning_starts=30", "--no-progress"]
 LFIW = [*SMALL, "--set", "fast_buffer_size=60", "--set", "ratio_net_arch=[8]"]

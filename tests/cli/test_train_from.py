@@ -12,7 +12,7 @@ import stable_baselines3 as sb3
 from stable_baselines3.common.save_util import load_from_zip_file
 
 from sb3_ext import cli
-from sb3_ext.testing.trees import same
+from sb3_ext.trees import same
 
 NET = ["--set", "policy_kwargs.net_arch=[8]"]
 QUICK = ["--no-progress", "--eval-every", "0"]

@@ -24,7 +24,7 @@ from sb3_ext.resume import ResumableCheckpoint, latest_checkpoint, register_env_
 from sb3_ext.resume import callback as callback_module
 from sb3_ext.resume.environments import _adapters
 from sb3_ext.resume.store import FOLDER, write_checkpoint
-from sb3_ext.testing.trees import same
+from sb3_ext.trees import same
 from tests.cut_runs import CutError, Recorder, cut_and_resume, require_same
 from tests.environments import Drift
 

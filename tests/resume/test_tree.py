@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_ext.resume.tree import MISSING, Decoder, Encoder, StateMismatchError, is_transparent
-from sb3_ext.testing.trees import same
+from sb3_ext.resume.decoder import Decoder
+from sb3_ext.resume.encoder import Encoder, is_transparent
+from sb3_ext.resume.tree import MISSING, StateMismatchError
+from sb3_ext.trees import same
 
 
 class Colour(enum.Enum):

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from sb3_ext.resume import ResumableCheckpoint
-from sb3_ext.testing.trees import same
 from sb3_ext.tracking import Track
+from sb3_ext.trees import same
 from tests.cut_runs import CutError, Recorder
 from tests.environments import make_env
 from tests.tracking.runs import sac

@@ -1,4 +1,4 @@
-"""Comparing parameters, bit by bit."""
+"""Comparing observations and parameters, bit by bit."""
 
 from __future__ import annotations
 
