@@ -7,6 +7,7 @@ name comes from the registry; the names of the framework itself stand below.
 import difflib
 import importlib
 import importlib.util
+import warnings
 from typing import Any
 
 __version__ = "0.1.0"
@@ -15,6 +16,8 @@ _FRAMEWORK = {
     "Clock": "sb3_ext.updates",
     "Draw": "sb3_ext.updates",
     "Step": "sb3_ext.updates",
+    "Composable": "sb3_ext.algorithms.composable",
+    "Replay": "sb3_ext.replay.storage",
     "Window": "sb3_ext.replay.window",
     "Drawn": "sb3_ext.replay.sampler",
     "Sampler": "sb3_ext.replay.sampler",
@@ -40,6 +43,14 @@ def __getattr__(name: str) -> Any:
     if not registry.is_installed():
         # No AttributeError: `from sb3_ext import LFIWSAC` would swallow the remedy.
         raise ImportError(f"cannot import {name!r}: {registry.NOT_INSTALLED}")
+    if broken := [row for row in registry.plugins() if row.status == "broken" and not row.spec]:
+        # Python drops the words of an AttributeError in `from sb3_ext import Name`.
+        told = "; ".join(f"{row.entry} (from {row.source}): {row.cause}" for row in broken)
+        warnings.warn(
+            f"there is no {name!r}, and these plugins cannot be read, so their names are unknown: "
+            f"{told}. See sb3-ext doctor",
+            stacklevel=2,
+        )
     public = {known.lower(): known for known in __dir__() if not known.startswith("_")}
     near = difflib.get_close_matches(name.lower(), public, n=1)
     hint = f"did you mean {public[near[0]]!r}?" if near else "`sb3-ext list` shows the plugins"
@@ -48,7 +59,9 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     # Only names that survive a getattr: tools walk over dir().
-    return sorted({*globals(), *_FRAMEWORK, *_claimed("ok")} - {"Any", "difflib", "importlib"})
+    return sorted(
+        {*globals(), *_FRAMEWORK, *_claimed("ok")} - {"Any", "difflib", "importlib", "warnings"}
+    )
 
 
 def _claimed(*statuses: str) -> set[str]:

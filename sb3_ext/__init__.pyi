@@ -1,5 +1,6 @@
 """The public names, for editors and type checkers; at run time they are found on first use."""
 
+from sb3_ext.algorithms.composable import Composable as Composable
 from sb3_ext.algorithms.sac import SAC as SAC
 from sb3_ext.algorithms.td3 import DDPG as DDPG
 from sb3_ext.algorithms.td3 import TD3 as TD3
@@ -8,6 +9,7 @@ from sb3_ext.plugins.lfiw.algorithms import LFIWTD3 as LFIWTD3
 from sb3_ext.plugins.lfiw.config import LikelihoodFree as LikelihoodFree
 from sb3_ext.replay.sampler import Drawn as Drawn
 from sb3_ext.replay.sampler import Sampler as Sampler
+from sb3_ext.replay.storage import Replay as Replay
 from sb3_ext.replay.window import Window as Window
 from sb3_ext.updates import Clock as Clock
 from sb3_ext.updates import Draw as Draw

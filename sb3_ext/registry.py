@@ -107,8 +107,8 @@ def load(name: str, kind: Kind | None = None) -> Any:
     if row.missing:
         hint = f"; run: {wanted.install_hint}" if wanted.install_hint else ""
         raise PluginLoadError(
-            f"plugin {wanted.name!r} (from {row.source}) needs {', '.join(row.missing)}, "
-            f"which is not installed{hint}"
+            f"plugin {wanted.name!r} (from {row.source}) needs {', '.join(row.missing)}, which "
+            f"{'is' if len(row.missing) == 1 else 'are'} not installed{hint}"
         )
     module, _, attribute = wanted.target.partition(":")
     try:

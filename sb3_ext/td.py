@@ -44,7 +44,14 @@ def td_errors(q_values: tuple[Tensor, ...], target: Tensor) -> Tensor:
     :param q_values: one column ``[B, 1]`` for each critic
     :param target: ``[B, 1]``
     :return: ``[n_critics, B, 1]``
+    :raises ValueError: if the target is not of a Q-value's shape, because a flat ``[B]`` would
+        broadcast to ``[B, B]`` and train on nonsense
     """
+    if target.shape != q_values[0].shape:
+        raise ValueError(
+            f"the target must have the shape of the critic's values, {list(q_values[0].shape)}, "
+            f"got {list(target.shape)}: return a column [B, 1] from bellman_target"
+        )
     return th.stack(q_values) - target
 
 
@@ -79,17 +86,18 @@ def polyak_step(parameters: Tensors, targets: Tensors, tau: float) -> None:
         th._foreach_add_(targets, parameters, alpha=tau)
 
 
-def require_column(weights: Tensor, batch_size: int) -> Tensor:
+def require_column(weights: Tensor, batch_size: int, source: str = "weights") -> Tensor:
     """Give the weights back if they are a column of the batch's length.
 
     :param weights: what a sampler or a weighting returned
     :param batch_size: number of rows B that it must have
+    :param source: whose they are, for the error
     :return: ``weights``
     :raises ValueError: if its shape is not ``[B, 1]``
     """
     if weights.shape != (batch_size, 1):
         raise ValueError(
-            f"weights must have shape [{batch_size}, 1], got {list(weights.shape)}; a flat vector "
+            f"{source} must have shape [{batch_size}, 1], got {list(weights.shape)}; a flat vector "
             f"would broadcast to [{batch_size}, {batch_size}]: return weights.reshape(-1, 1)"
         )
     return weights

@@ -115,7 +115,7 @@ def _require_weights(weights: object, batch_size: int, source: object) -> None:
             f"{type(source).__name__} must give its weights as a tensor of shape "
             f"[{batch_size}, 1], got {type(weights).__name__}"
         )
-    require_column(weights, batch_size)
+    require_column(weights, batch_size, f"weights of {type(source).__name__}")
     # NaN compares false, so this one sentence catches NaN, infinity and negative weights.
     if not bool(((weights >= 0) & (weights < th.inf)).all()):
         raise ValueError(

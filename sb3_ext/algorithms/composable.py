@@ -200,7 +200,9 @@ class Composable(OffPolicyAlgorithm):
     ) -> None:
         vec_normalize = self._vec_normalize_env
         if vec_normalize is None:
-            check_transition(new_obs, reward, self.num_timesteps, infos)
+            check_transition(
+                new_obs, reward, self.num_timesteps, infos, actions=np.asarray(buffer_action)
+            )
         else:
             # Normalised, a bad number of one environment has spread to all of them.
             check_transition(
@@ -209,6 +211,7 @@ class Composable(OffPolicyAlgorithm):
                 self.num_timesteps,
                 infos,
                 normalized=True,
+                actions=np.asarray(buffer_action),
             )
         row = replay_buffer.pos
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)

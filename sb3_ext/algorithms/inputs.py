@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from gymnasium import spaces
@@ -75,6 +75,7 @@ def check_transition(
     timestep: int,
     infos: list[dict[str, Any]] | None = None,
     normalized: bool = False,
+    actions: np.ndarray | None = None,
 ) -> None:
     """Stop before NaN or infinity reaches the replay buffer, where it would ruin every network.
 
@@ -83,6 +84,7 @@ def check_transition(
     :param timestep: environment steps so far, for the error
     :param infos: one dict an environment; their terminal observations are checked too
     :param normalized: whether VecNormalize has seen the values already
+    :param actions: what the environment was given, ``[n_envs, ...]``: it may be the culprit
     :raises NonFiniteError: if any value is not finite
     """
     found: list[_Part] = [] if reward is None else [("reward", reward, None)]
@@ -91,7 +93,14 @@ def check_transition(
         if "terminal_observation" in info:
             found += _parts("terminal observation", info["terminal_observation"], env)
     for what, values, place in found:
-        _require_finite(what, values, timestep, place, normalized)
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            if actions is not None and not np.isfinite(actions).all():
+                raise NonFiniteError(
+                    f"the policy gave a non-finite action at step {timestep}, and the environment "
+                    f"answered with a non-finite {what}: the networks hold NaN. Look at the losses "
+                    "before it, the target and the weights; go on from a model saved earlier"
+                )
+            _refuse(what, values, timestep, place, normalized)
 
 
 def _parts(
@@ -102,11 +111,9 @@ def _parts(
     return [(f"{what} {key!r}", np.asarray(value), env) for key, value in observation.items()]
 
 
-def _require_finite(
+def _refuse(
     what: str, values: np.ndarray, timestep: int, env: int | None, normalized: bool
-) -> None:
-    if values.dtype.kind != "f" or np.isfinite(values).all():
-        return
+) -> NoReturn:
     place = np.argwhere(~np.isfinite(values))[0]
     spoiled = (
         " VecNormalize's running statistics have taken it in: go on with statistics saved before."

@@ -11,19 +11,19 @@ import io
 import json
 import os
 import platform
-import re
 import shlex
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sb3_ext import __version__, registry
+from sb3_ext import __version__
+from sb3_ext.cli.diagnosis import Row, sentence, split
 from sb3_ext.cli.parsing import add_command
-from sb3_ext.registry import NOT_INSTALLED, OWN_DISTRIBUTION, Plugin
+from sb3_ext.cli.plugin_checks import plugin_rows
+from sb3_ext.registry import NOT_INSTALLED, OWN_DISTRIBUTION
 
 MORE = """\
 The exit code is 1 if something that is needed is broken: a requirement that is missing, does not
@@ -42,31 +42,6 @@ OPTIONAL = {
     "imageio": ("videos", "pip install imageio"),
 }
 TRIED_IMITATION = "1.0.1"
-LONGEST = 300  # characters of an error
-
-
-@dataclass(frozen=True)
-class Row:
-    """What one check found.
-
-    :param part: the heading it stands under
-    :param status: ``ok``, ``missing``, ``broken``, or what a plugin says of itself
-    :param told: version, device or cause
-    :param remedy: what to do about it
-    :param needed: whether nothing works without it, so that the exit code is 1 unless it is fine
-    """
-
-    part: str
-    name: str
-    status: str
-    told: str = ""
-    remedy: str = ""
-    needed: bool = False
-
-    @property
-    def fine(self) -> bool:
-        """Nothing that is needed is wrong."""
-        return not self.needed or self.status not in ("missing", "broken", "clash")
 
 
 def add_parser(commands: Any) -> None:
@@ -105,7 +80,7 @@ def examine() -> list[Row]:
         ("optional parts", "optional parts"): _optional,
         ("checks", ENV): _mujoco,
         ("checks", "temporary folder"): _temporary_folder,
-        ("plugins", "plugins"): _plugins,
+        ("plugins", "plugins"): plugin_rows,
     }
     remedies = {
         ENV: 'pip install --upgrade "gymnasium[mujoco]"',
@@ -121,7 +96,7 @@ def examine() -> list[Row]:
                 for row in check():
                     rows.append(row)
             except (Exception, SystemExit) as error:
-                told, remedy = _sentence(error), remedies.get(name, "")
+                told, remedy = sentence(error), remedies.get(name, "")
                 rows.append(Row(part, name, "broken", told, remedy, needed=True))
     return rows
 
@@ -143,7 +118,7 @@ def _requirements() -> Iterator[Row]:
     """All that setup.cfg requires, and MuJoCo, which gymnasium's extra of that name requires."""
     metadata = _own_metadata()
     if metadata is None:
-        yield Row("versions", "requirements", "missing", *_split(NOT_INSTALLED), needed=True)
+        yield Row("versions", "requirements", "missing", *split(NOT_INSTALLED), needed=True)
         return
     from packaging.requirements import Requirement
 
@@ -208,7 +183,7 @@ def _device(th: Any, name: str, told: str) -> Row:
             return Row("devices", name, "ok", told, needed=True)
         fault = "1 + 1 is not 2 there"
     except Exception as error:
-        fault = _sentence(error)
+        fault = sentence(error)
     remedy = "train with --device cpu, or install a torch that fits the driver"
     return Row("devices", name, "broken", f"{told}; {fault}", remedy, needed=True)
 
@@ -268,40 +243,6 @@ def _temporary_folder() -> Iterator[Row]:
     yield Row("checks", "temporary folder", "ok", tempfile.gettempdir(), needed=True)
 
 
-def _plugins() -> Iterator[Row]:
-    if not registry.is_installed():
-        yield Row("plugins", "sb3-ext's own", "missing", *_split(NOT_INSTALLED), needed=True)
-    for row in registry.plugins():
-        yield _plugin(row)
-
-
-def _plugin(row: Plugin) -> Row:
-    name = row.spec.name if row.spec else row.entry
-    told, status, remedy = f"from {row.source}", row.status, ""
-    if status == "clash":
-        cause, remedy = _split(_sentence(row.cause))
-        return Row("plugins", name, status, f"{told}; {cause}", remedy, needed=True)
-    fault = _sentence(row.cause) if row.cause else ""
-    if status == "ok":
-        try:
-            registry.load(name)  # the list trusts the spec; only this imports what it names
-        except (Exception, SystemExit) as error:
-            status, fault = "broken", _sentence(error.__cause__ or error)
-    if status == "broken":
-        distribution = shlex.quote(row.distribution)
-        remedy = f"pip install --upgrade {distribution}, or pip uninstall {distribution}"
-        if row.distribution == OWN_DISTRIBUTION:
-            remedy = f"pip install --force-reinstall --no-deps {distribution}"
-        elif row.distribution == registry.IN_PROCESS:
-            remedy = "repair what this process registered"
-        told += f"; {fault}"
-    elif status == "disabled":
-        told += "; switched off by SB3_EXT_DISABLE_PLUGINS or SB3_EXT_PLUGINS"
-    elif row.missing and row.spec:
-        remedy = row.spec.install_hint or f"pip install {' '.join(row.missing)}"
-    return Row("plugins", name, status, told, remedy, needed=status != "disabled")
-
-
 def _own_metadata() -> Any:
     """What setup.cfg said when this was installed; None in a bare checkout."""
     try:
@@ -321,22 +262,8 @@ def _import_fault(module: str) -> str:
     try:
         importlib.import_module(module)
     except (Exception, SystemExit) as error:
-        return f"it does not import: {_sentence(error)}"
+        return f"it does not import: {sentence(error)}"
     return ""
-
-
-def _sentence(error: BaseException | None) -> str:
-    """An error on one line; its class, too, as many messages are only a name."""
-    text = re.sub(r"\s+", " ", str(error)).strip()
-    if not isinstance(error, registry.PluginError):
-        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
-
-
-def _split(sentence: str) -> tuple[str, str]:
-    """The fault and the remedy of ``fault; remedy``."""
-    fault, _, remedy = sentence.rpartition("; ")
-    return (fault, remedy.removeprefix("run: ")) if fault else (remedy, "")
 
 
 def _last_line(rows: Sequence[Row]) -> str:

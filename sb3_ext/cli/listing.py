@@ -10,7 +10,7 @@ from sb3_ext import catalog, registry
 from sb3_ext.cli.parsing import add_command
 from sb3_ext.cli.tables import print_table
 from sb3_ext.errors import UsageError
-from sb3_ext.registry import Plugin, UnknownPluginError
+from sb3_ext.registry import Plugin, PluginError, UnknownPluginError
 from sb3_ext.signatures import constructor_arguments, own_arguments
 from sb3_ext.spec import Atom, Choice
 
@@ -59,6 +59,13 @@ def _info(arguments: argparse.Namespace) -> int:
         except UsageError:
             raise error from None  # it knows samplers and weightings, too
         return _info_on_stock(name, cls)
+    target: Any = None
+    fault = ""
+    if not row.missing:
+        try:
+            target = registry.load(arguments.name)  # the row trusts the spec; this imports it
+        except PluginError as error:
+            fault = str(error)
     module, _, name = spec.target.partition(":")
     public = f"from sb3_ext import {name}"
     lines = [
@@ -68,7 +75,7 @@ def _info(arguments: argparse.Namespace) -> int:
         f"import        {public}",
         f"target        {module}.{name}",
         f"distribution  {row.source}",
-        f"status        {row.status}",
+        f"status        {'broken' if fault else row.status}",
     ]
     if spec.paper:
         lines.append(f"paper         {spec.paper.authors} ({spec.paper.year}). {spec.paper.title}.")
@@ -79,18 +86,20 @@ def _info(arguments: argparse.Namespace) -> int:
         lines += ["", "search space"]
         lines += [f"  {key}: {_range(atom)}" for key, atom in spec.search_space.items()]
     print("\n".join(lines))
-    if row.missing and spec.install_hint:
-        print(f"\nto use it: {spec.install_hint}")
+    if row.missing:
+        print(f"\nto use it: {spec.install_hint or 'install ' + ', '.join(row.missing)}")
         return 0
-    target = registry.load(arguments.name)
+    if fault:
+        print(f"sb3-ext: {fault}", file=sys.stderr)
+        return 2
     parameters = (
         own_arguments(target)
         if inspect.isclass(target)
         else list(inspect.signature(target).parameters.values())
     )
-    print(
-        "\narguments beyond those of the base class" if parameters else "\nno arguments of its own"
-    )
+    inherits = spec.kind == "algorithm"
+    heading = "arguments beyond those of the base class" if inherits else "arguments"
+    print(f"\n{heading if parameters else 'no arguments of its own'}")
     _print_parameters(parameters)
     return 0
 

@@ -46,6 +46,7 @@ def new_plugin(name: str, folder: str | Path = ".", kind: Kind = "weighting") ->
             for template in sorted(source.rglob(f"*{SUFFIX}")):
                 path = template.relative_to(source).as_posix().removesuffix(SUFFIX)
                 path = path.replace("PACKAGE", words["package"]).replace("NAME", name)
+                path = path.replace("DOT", ".")  # globs, as of package data, pass over .gitignore
                 target = home / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 text = template.read_text(encoding="utf-8")

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
+import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
@@ -16,10 +17,12 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ext import registry
+from sb3_ext.algorithms.composable import Composable
 from sb3_ext.signatures import constructor_arguments
 from sb3_ext.testing.environments import ACTIONS, OBSERVATIONS, kit_env
 from sb3_ext.testing.runs import lost_by_a_kill
 from sb3_ext.trees import finite, same, snapshot
+from sb3_ext.updates import Clock
 
 
 class AlgorithmConformance:
@@ -212,12 +215,41 @@ class AlgorithmConformance:
         one, other = snapshot(model), snapshot(loaded)
         lost = sorted(name for name in one if name not in other or not same(one[name], other[name]))
         assert not lost, f"{self.name} loses {', '.join(lost)} on save and load: {told}"
+        for name, part in vars(model).items():
+            if isinstance(part, (th.nn.Module, th.optim.Optimizer)):
+                found: Any = getattr(loaded, name, None)
+                kept = type(found) is type(part) and same(part.state_dict(), found.state_dict())
+                assert kept, f"{self.name} loses {name} on save and load: {told}"
         obs = model.get_env().reset()
         one, other = (each.predict(obs, deterministic=True)[0] for each in (model, loaded))
         assert np.array_equal(one, other), (
             f"{self.name} acts in another way after save and load: something that predict uses is "
             f"not saved; {told}"
         )
+
+    def test_the_target_heeds_ends_and_discounts(self) -> None:
+        """A terminal step is worth its reward, and so is any if nothing later counts."""
+        if not issubclass(self.algorithm, Composable):
+            return  # SB3's classes have no bellman_target
+        model = self.learned()
+        samples: Any = model.replay_view.draw(16, Clock(0, 1, 0.5)).samples
+        zeros, ones = th.zeros_like(samples.rewards), th.ones_like(samples.rewards)
+        ended, cut = samples._replace(dones=ones), samples._replace(dones=zeros, discounts=zeros)
+        for batch, told in (
+            (ended, "beyond the end of an episode: multiply what comes later by 1 - dones"),
+            (cut, "at gamma where batch.discounts says otherwise, as it does where n_steps > 1"),
+        ):
+            target = model.bellman_target(batch)
+            assert len(target.shape) == 2 and len(target) == 16, (
+                f"{self.name}.bellman_target must give a column [B, 1], here [16, 1]; got "
+                f"{list(target.shape)}"
+            )
+            assert not target.requires_grad, (
+                f"{self.name}.bellman_target gives a target with a gradient: use torch.no_grad()"
+            )
+            assert th.allclose(target, samples.rewards.expand_as(target), atol=1e-5), (
+                f"{self.name}.bellman_target looks {told}"
+            )
 
     def test_learns_on_after_load(self, tmp_path: Any) -> None:
         self.learned().save(tmp_path / "model")

@@ -10,6 +10,12 @@ import torch as th
 from sb3_ext.algorithms.composable import Composable
 from sb3_ext.algorithms.sac import SAC
 from sb3_ext.testing.environments import kit_env
+from sb3_ext.testing.parts import (
+    declared_observations,
+    require_quiet_build,
+    require_search_space,
+    small_model,
+)
 from sb3_ext.testing.runs import lost_by_a_kill
 from sb3_ext.trees import same, snapshot
 from sb3_ext.updates import Clock
@@ -27,11 +33,9 @@ class SamplerConformance:
     base: ClassVar[type[Composable]] = SAC
     steps: ClassVar[int] = 80
 
-    def make(self, **changes: Any) -> Any:
+    def make(self, observation: str = "Box", **changes: Any) -> Any:
         """A model with the sampler."""
-        small = {"policy_kwargs": {"net_arch": [16, 16]}, "seed": 1, "device": "cpu"}
-        small |= {"learning_starts": 20, "batch_size": 16, "buffer_size": 500}
-        return self.base("MlpPolicy", kit_env(2), **{"replay": self.config, **small, **changes})
+        return small_model(self.base, observation, **{"replay": self.config, **changes})
 
     def learned(self, **changes: Any) -> Any:
         """A model that has learned for ``steps``."""
@@ -41,6 +45,21 @@ class SamplerConformance:
     def name(self) -> str:
         """The config's name, for the sentences."""
         return type(self.config).__name__
+
+    def test_building_it_leaves_the_generators_alone(self) -> None:
+        require_quiet_build(self.config, self.make(replay=None), self.name)
+
+    def test_search_space_names_arguments(self) -> None:
+        require_search_space(self.config)
+
+    def test_learns_on_every_declared_space(self) -> None:
+        for observation in declared_observations(self.config):
+            model = self.make(observation)
+            before = snapshot(model)
+            model.learn(self.steps)
+            assert not same(before["policy"], snapshot(model)["policy"]), (
+                f"a run with {self.name} learns nothing from {observation} observations"
+            )
 
     def test_draws_what_the_buffer_holds(self) -> None:
         for size in (500, 30):  # the smaller ring has wrapped around

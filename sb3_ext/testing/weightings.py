@@ -10,10 +10,17 @@ import torch as th
 
 from sb3_ext.algorithms.composable import Composable
 from sb3_ext.algorithms.sac import SAC
-from sb3_ext.testing.environments import kit_env
+from sb3_ext.testing.parts import (
+    declared_observations,
+    require_plain_state,
+    require_quiet_build,
+    require_search_space,
+    small_model,
+)
 from sb3_ext.testing.runs import lost_by_a_kill
 from sb3_ext.trees import same, snapshot
 from sb3_ext.updates import Clock, Draw
+from sb3_ext.weighting import Weighting
 
 
 class WeightingConformance:
@@ -30,12 +37,9 @@ class WeightingConformance:
     mean_is_one: ClassVar[bool] = True
     """Whether the weights have mean 1 over a batch, so that the learning rate keeps its meaning."""
 
-    def make(self, **changes: Any) -> Any:
+    def make(self, observation: str = "Box", **changes: Any) -> Any:
         """A model with the weighting."""
-        small = {"policy_kwargs": {"net_arch": [16, 16]}, "seed": 1, "device": "cpu"}
-        small |= {"learning_starts": 20, "batch_size": 16, "buffer_size": 500}
-        given = {"weighting": self.config, **small, **changes}
-        return self.base("MlpPolicy", kit_env(2), **given)
+        return small_model(self.base, observation, **{"weighting": self.config, **changes})
 
     def learned(self) -> Any:
         """A model that has learned for ``steps``."""
@@ -51,26 +55,51 @@ class WeightingConformance:
         """The config's name, for the sentences."""
         return type(self.config).__name__
 
+    def weighed(self) -> tuple[Any, Any]:
+        """Weights of a batch, and what gave them, which was built after the model has learned.
+
+        A faulty weighting cannot end the learning before its own law is looked at.
+        """
+        model = self.make(weighting=None).learn(self.steps)
+        weigher = self.config.build(model)
+        assert Weighting in type(weigher).__mro__, (
+            f"{self.name}.build must return an object whose class inherits from sb3_ext.Weighting, "
+            f"got {type(weigher).__name__}"
+        )
+        return weigher.weigh(self.drawn(model), model.replay_view), weigher
+
+    def test_building_it_leaves_the_generators_alone(self) -> None:
+        require_quiet_build(self.config, self.make(weighting=None), self.name)
+
+    def test_search_space_names_arguments(self) -> None:
+        require_search_space(self.config)
+
+    def test_learns_on_every_declared_space(self) -> None:
+        for observation in declared_observations(self.config):
+            model = self.make(observation)
+            before = snapshot(model)
+            model.learn(self.steps)
+            assert not same(before["policy"], snapshot(model)["policy"]), (
+                f"a run with {self.name} learns nothing from {observation} observations"
+            )
+
     def test_weights_are_a_column(self) -> None:
-        model = self.learned()
-        weights = model.weigher.weigh(self.drawn(model), model.replay_view)
+        weights, _ = self.weighed()
         assert isinstance(weights, th.Tensor) and weights.shape == (16, 1), (
             f"{self.name} must give a tensor of shape [B, 1], here [16, 1]; got "
             f"{getattr(weights, 'shape', type(weights).__name__)}. A flat [B] would broadcast"
         )
 
     def test_weights_are_finite_and_not_negative(self) -> None:
-        model = self.learned()
-        for _ in range(5):
-            weights = model.weigher.weigh(self.drawn(model), model.replay_view)
+        for _ in range(3):
+            weights, _ = self.weighed()
             assert bool(((weights >= 0) & th.isfinite(weights)).all()), (
                 f"{self.name} gives weights between {weights.min()} and {weights.max()}; they must "
                 "be finite and >= 0"
             )
 
     def test_weights_carry_no_gradient(self) -> None:
-        model = self.learned()
-        weights = model.weigher.weigh(self.drawn(model), model.replay_view)
+        weights, _ = self.weighed()
         assert not weights.requires_grad, (
             f"{self.name} gives weights with a gradient: detach them, or the critic's loss trains "
             "whatever makes them"
@@ -105,9 +134,16 @@ class WeightingConformance:
 
     def test_the_state_is_all_there_is(self) -> None:
         """Two weightings of equal state give equal weights, now and after more updates."""
-        model, other = self.learned(), self.make()
+        # Of another seed: what is random when it is built is a part of its state, too.
+        model, other = self.learned(), self.make(seed=2)
+        require_plain_state(model.weigher.state_dict(), self.name)
         other.replay_buffer = copy.deepcopy(model.replay_buffer)
-        other.set_parameters(snapshot(model))
+        try:
+            other.set_parameters(snapshot(model))
+        except KeyError as error:
+            raise AssertionError(
+                f"load_state_dict of {self.name} looks for {error}, which state_dict did not give"
+            ) from error
         for _ in range(3):
             weights = []
             for one in (model, other):
@@ -116,7 +152,7 @@ class WeightingConformance:
                 weights.append(one.weigher.weigh(self.drawn(one), one.replay_view))
             assert same(*weights), (
                 f"two {self.name} with the same state_dict give other weights: put into state_dict "
-                "all that weigh uses (networks, optimisers, counters, generators)"
+                "all that weigh uses (networks, frozen ones too, optimisers, counters, generators)"
             )
 
     def test_saves_and_loads(self, tmp_path: Any) -> None:
@@ -144,11 +180,12 @@ class WeightingConformance:
         )
 
     def test_it_changes_what_is_learned(self) -> None:
-        plain = self.make(weighting=None).learn(self.steps)
-        weighted = self.learned()
-        assert not same(snapshot(plain)["policy"], snapshot(weighted)["policy"]), (
-            f"a run with {self.name} ends like one without: it never gave weights other than "
-            f"one in {self.steps} steps; raise steps or make the config start earlier"
+        model = self.learned()
+        draws = (self.drawn(model) for _ in range(5))
+        weights = [model.weigher.weigh(draw, model.replay_view) for draw in draws]
+        assert any(bool((each - 1).abs().max() > 1e-6) for each in weights), (
+            f"{self.name} gives no weight other than one after {self.steps} steps, so it changes "
+            "nothing; raise steps or make the config start earlier"
         )
 
     def test_metrics_are_numbers(self) -> None:

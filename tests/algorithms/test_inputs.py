@@ -93,9 +93,9 @@ class Returns(Weighting):
 @pytest.mark.parametrize(
     ("answer", "sentence"),
     [
-        (th.ones(8), r"weights must have shape \[8, 1\], got \[8\].*reshape"),
-        (th.ones(1, 8), r"weights must have shape \[8, 1\], got \[1, 8\]"),
-        (th.ones(7, 1), r"weights must have shape \[8, 1\], got \[7, 1\]"),
+        (th.ones(8), r"weights of Returns must have shape \[8, 1\], got \[8\].*reshape"),
+        (th.ones(1, 8), r"weights of Returns must have shape \[8, 1\], got \[1, 8\]"),
+        (th.ones(7, 1), r"weights of Returns must have shape \[8, 1\], got \[7, 1\]"),
         (-th.ones(8, 1), "weights must be finite and >= 0"),
         (th.full((8, 1), th.nan), "weights must be finite and >= 0"),
         (th.full((8, 1), th.inf), "weights must be finite and >= 0"),

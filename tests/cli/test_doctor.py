@@ -9,8 +9,8 @@ import pytest
 from sb3_ext import registry
 from sb3_ext.cli import doctor
 from sb3_ext.cli.parsing import Parser
-from sb3_ext.discovery import Plugin
-from sb3_ext.spec import PluginSpec
+from sb3_ext.discovery import GROUP, Plugin
+from sb3_ext.spec import Choice, PluginSpec
 
 
 def call(*words) -> int:
@@ -33,14 +33,17 @@ def install(tmp_path, monkeypatch):
     """Puts a distribution in front of all others."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    def add(name, version, *, requires=(), entry="", code=None):
+    def add(name, version, *, requires=(), entry="", code=None, group=GROUP, editable=""):
         folder = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"
         folder.mkdir()
         lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
         lines += [f"Requires-Dist: {one}" for one in requires]
         (folder / "METADATA").write_text("\n".join(lines) + "\n")
         if entry:
-            (folder / "entry_points.txt").write_text(f"[{registry.GROUP}]\n{entry}\n")
+            (folder / "entry_points.txt").write_text(f"[{group}]\n{entry}\n")
+        if editable:
+            origin = {"url": f"file://{editable}", "dir_info": {"editable": True}}
+            (folder / "direct_url.json").write_text(json.dumps(origin))
         if code is not None:
             (tmp_path / f"{name.replace('-', '_')}.py").write_text(code)
         registry.refresh()
@@ -65,7 +68,11 @@ def register():
 
 
 class Toy:
-    pass
+    def __init__(self, size: int = 1) -> None:
+        pass
+
+    def build(self, algorithm):
+        pass
 
 
 def test_this_installation_is_well(capsys):
@@ -238,6 +245,42 @@ def test_a_plugin_that_is_listed_and_does_not_import_is_found(capsys, register):
     code, _, rows = report(capsys)
     assert (code, rows["toy"]["status"]) == (1, "broken")
     assert "from this process; ModuleNotFoundError: No module named" in rows["toy"]["told"]
+
+
+def test_the_author_of_a_broken_plugin_is_told_where_to_repair_it(capsys, install):
+    install("mine-rl", "0", entry="mine = mine_rl:SPCE", code="SPEC = 3", editable="/home/me/my rl")
+    sys.modules.pop("mine_rl", None)
+    _, _, rows = report(capsys)
+    assert rows["mine"]["remedy"] == "repair it, then pip install -e '/home/me/my rl'"
+
+
+def test_a_spec_of_another_version_brings_its_own_remedy(capsys, register):
+    register(api=2)
+    _, _, rows = report(capsys)
+    assert rows["toy"]["told"].endswith("api must be 1, got 2")
+    assert rows["toy"]["remedy"].startswith("install the versions of")
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"search_space": {"siez": Choice((1, 2))}}, "its search space has siez"),
+        ({"kind": "algorithm"}, "does not inherit from an algorithm of SB3"),
+        ({"kind": "weighting", "target": "json:JSONDecoder"}, "has no build(algorithm)"),
+    ],
+)
+def test_a_spec_that_its_target_does_not_keep_is_told(capsys, register, values, told):
+    register(**values)
+    code, _, rows = report(capsys)
+    assert (code, rows["toy"]["status"]) == (1, "broken")
+    assert told in rows["toy"]["told"]
+
+
+def test_a_misspelt_group_is_found(capsys, install):
+    install("odd-rl", "1", entry="odd = odd_rl:SPEC", code="SPEC = 3", group="sb3_ext.plugin")
+    code, _, rows = report(capsys)
+    assert (code, rows["sb3_ext.plugin"]["status"]) == (1, "misspelt")
+    assert "the group is sb3_ext.plugins" in rows["sb3_ext.plugin"]["remedy"]
 
 
 def test_a_clash_is_told_for_both(capsys, monkeypatch, install):

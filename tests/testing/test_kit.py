@@ -11,7 +11,8 @@ import torch as th
 
 import sb3_ext
 from examples.custom_weighting import RewardSoftmax
-from sb3_ext import Drawn, LikelihoodFree, Sampler, Weighting
+from sb3_ext import Drawn, LikelihoodFree, Sampler, Weighting, registry
+from sb3_ext.spec import Choice, PluginSpec
 from sb3_ext.testing import AlgorithmConformance, SamplerConformance, WeightingConformance
 
 OFF = {"learning_starts": 20, "batch_size": 16, "buffer_size": 500}
@@ -175,7 +176,41 @@ class SeesNoPictures(WrongSAC):
             super().train(gradient_steps, batch_size)
 
 
+class FlatTarget(sb3_ext.TD3):
+    def bellman_target(self, batch):
+        return super().bellman_target(batch).flatten()
+
+
+class OneStepOnly(sb3_ext.TD3):
+    def bellman_target(self, batch):
+        return super().bellman_target(batch._replace(discounts=None))
+
+
+class Endless(sb3_ext.TD3):
+    def bellman_target(self, batch):
+        return super().bellman_target(batch._replace(dones=batch.dones * 0))
+
+
+class LeavesANetBehind(WrongSAC):
+    def _setup_model(self):
+        super()._setup_model()
+        self.model = th.nn.Linear(3, 1)
+        with th.no_grad():
+            self.model.weight.add_(th.rand(1, 3, generator=th.Generator()))
+
+    def train(self, gradient_steps, batch_size=64):
+        super().train(gradient_steps, batch_size)
+        with th.no_grad():
+            self.model.weight.add_(1.0)
+
+    def _excluded_save_params(self):
+        return [*super()._excluded_save_params(), "model"]
+
+
 WRONG = [
+    (OneStepOnly, "test_the_target_heeds_ends_and_discounts", "where n_steps > 1"),
+    (Endless, "test_the_target_heeds_ends_and_discounts", "beyond the end of an episode"),
+    (LeavesANetBehind, "test_saves_and_loads", "loses model on save and load"),
     (CountsInSecret, "test_a_killed_run_goes_on_exactly", "after a kill: .*policy.* ended"),
     (SeesNoPictures, "test_learns_from_images", "learns nothing from images"),
     (IgnoresItsSeed, "test_other_seed_other_parameters", "it ignores its seed"),
@@ -214,6 +249,37 @@ class Forgetful:
         return ForgetfulSampler(np.random.default_rng(algorithm.seed))
 
 
+def test_a_flat_target_is_refused_where_it_would_broadcast():
+    suite = Stock()
+    suite.algorithm, suite.kwargs = FlatTarget, OFF
+    with pytest.raises(
+        ValueError, match=r"\[16, 1\], got \[16\]: return a column .* bellman_target"
+    ):
+        suite.test_learns_on_every_declared_space()
+
+
+def test_declared_spaces_and_search_spaces_of_parts_are_tried(monkeypatch):
+    spec = PluginSpec(
+        kind="weighting",
+        name="faulty",
+        summary="It is.",
+        target=f"{__name__}:Faulty",
+        search_space={"fautl": Choice(("none",))},
+        observation_spaces=("Dict",),
+    )
+    registry.register(spec)
+    monkeypatch.setattr(registry, "spec_of", lambda target: spec if target is Faulty else None)
+    try:
+        suite = WeightingConformance()
+        suite.config = Faulty("vectors only")
+        with pytest.raises(AssertionError, match="has 'fautl', which is no argument"):
+            suite.test_search_space_names_arguments()
+        with pytest.raises(RuntimeError, match="a vector was expected"):
+            suite.test_learns_on_every_declared_space()
+    finally:
+        registry.unregister(spec)
+
+
 def test_a_sampler_that_forgets_is_told(tmp_path):
     suite = SamplerConformance()
     suite.config = Forgetful()
@@ -232,18 +298,33 @@ def test_a_budget_of_one_rollout_is_told(tmp_path):
 class Faulty:
     fault: str
 
-    def build(self, algorithm: Any) -> "FaultyWeighting":
-        return FaultyWeighting(self.fault)
+    def build(self, algorithm: Any) -> "FaultyWeighting | None":
+        if self.fault == "reseeds":
+            th.manual_seed(0)
+            np.random.seed(0)
+        return None if self.fault == "none at all" else FaultyWeighting(self.fault, algorithm)
 
 
 class FaultyWeighting(Weighting):
-    def __init__(self, fault: str) -> None:
+    def __init__(self, fault: str, algorithm: Any) -> None:
         self.fault, self.calls = fault, 0
+        self.scale = th.tensor(1.0 + np.random.default_rng(algorithm.seed).random())
+
+    def state_dict(self):
+        return {"made": Faulty(self.fault)} if self.fault == "object" else {}
+
+    def load_state_dict(self, state, strict=True):
+        if self.fault == "lost key":
+            self.scale = state["scale"]
 
     def weigh(self, draw, replay):
         self.calls += 1
+        if self.fault == "vectors only" and isinstance(draw.samples.observations, dict):
+            raise RuntimeError("a vector was expected")
         rewards = draw.samples.rewards.clone()
         weights = th.softmax(rewards, dim=0) * len(rewards)
+        if self.fault == "frozen":
+            return weights * self.scale
         if self.fault == "gradient":
             return weights.requires_grad_()
         if self.fault == "mean":
@@ -264,7 +345,12 @@ FAULTS = [
     ("batch", "test_the_batch_and_the_buffer_are_left_alone", "changes the batch"),
     ("state", "test_the_state_is_all_there_is", "put into state_dict all that weigh uses"),
     ("state", "test_a_killed_run_goes_on_exactly", "Put into state_dict all that weigh uses"),
-    ("idle", "test_it_changes_what_is_learned", "ends like one without"),
+    ("idle", "test_it_changes_what_is_learned", "gives no weight other than one"),
+    ("none at all", "test_weights_are_a_column", "inherits from sb3_ext.Weighting, got NoneType"),
+    ("frozen", "test_the_state_is_all_there_is", "networks, frozen ones too"),
+    ("object", "test_the_state_is_all_there_is", r"\['made'\] of Faulty is a Faulty"),
+    ("lost key", "test_the_state_is_all_there_is", "looks for 'scale', which state_dict did not"),
+    ("reseeds", "test_building_it_leaves_the_generators_alone", "moves a global random generator"),
     ("metrics", "test_metrics_are_numbers", "put its name in front"),
 ]
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sb3_ext import SAC, Draw, Weighting
+from sb3_ext import Composable, Draw, Replay, Weighting
 from torch import Tensor
 
 from sb3_ext_reward_softmax.equations import softmax_weights
@@ -21,19 +21,19 @@ class RewardSoftmax:
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, got {self.temperature}")
 
-    def build(self, algorithm: SAC) -> "RewardSoftmaxWeighting":
+    def build(self, algorithm: Composable) -> "RewardSoftmaxWeighting":
         """Make the part that works, for an algorithm whose policy and buffer exist already."""
         return RewardSoftmaxWeighting(self)
 
 
 class RewardSoftmaxWeighting(Weighting):
-    """One that learns would hold its network here, and give it in ``state_dict``."""
+    """The part that works; docs/plugin-authors.md has one that learns."""
 
     def __init__(self, config: RewardSoftmax) -> None:
         self.config = config
         self.largest = 1.0
 
-    def weigh(self, draw: Draw, replay: object) -> Tensor:
+    def weigh(self, draw: Draw, replay: Replay) -> Tensor:
         """The weights of a batch, [B, 1]."""
         weights = softmax_weights(draw.samples.rewards, self.config.temperature)
         self.largest = weights.max().item()
