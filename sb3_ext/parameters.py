@@ -20,15 +20,23 @@ def load_parameters(model: BaseAlgorithm, path: Path) -> None:
 
     :param model: of the same class and settings
     :param path: a zip of ``model.save``
+    :raises CheckpointError: if they do not fit
     """
-    _, states, tensors = load_from_zip_file(path, device=model.device, load_data=False)
-    model.set_parameters(states, exact_match=True, device=model.device)
-    for name, tensor in (tensors or {}).items():  # such as SAC's log_ent_coef
-        target: Any = model
-        for part in name.split("."):
-            target = getattr(target, part)
-        if isinstance(target, th.Tensor):
-            target.data.copy_(tensor.data)
+    try:
+        _, states, tensors = load_from_zip_file(path, device=model.device, load_data=False)
+        model.set_parameters(states, exact_match=True, device=model.device)
+        for name, tensor in (tensors or {}).items():  # such as SAC's log_ent_coef
+            target: Any = model
+            for part in name.split("."):
+                target = getattr(target, part)
+            if isinstance(target, th.Tensor):
+                target.data.copy_(tensor.data)
+    except (ValueError, RuntimeError, KeyError, AttributeError, OSError) as error:
+        told = textwrap.shorten(str(error), 200, placeholder=" ...")  # torch lists each tensor
+        raise CheckpointError(
+            f"{path} does not fit this {type(model).__name__}, which must have the networks and "
+            f"settings that it was saved with: {told}"
+        ) from error
 
 
 def warm_start(model: BaseAlgorithm, path: Path) -> None:
@@ -40,19 +48,9 @@ def warm_start(model: BaseAlgorithm, path: Path) -> None:
     :raises CheckpointError: if they do not fit, or the file is no saved model
     """
     summary = checkpoints.inspect(path)
-    name = type(model).__name__
-    try:
-        if isinstance(model, Composable):
-            checkpoints.require_compatible(type(model), summary, str(path))
-            with checkpoints.adapting(type(model), summary, {}):
-                load_parameters(model, path)
-        else:
-            load_parameters(model, path)
-    except (ValueError, RuntimeError, KeyError, AttributeError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        told = textwrap.shorten(str(error), 200, placeholder=" ...")  # torch lists each tensor
-        raise CheckpointError(
-            f"{path} does not fit this {name}, which must have the networks and settings that it "
-            f"was saved with: {told}"
-        ) from error
+    if not isinstance(model, Composable):
+        load_parameters(model, path)
+        return
+    checkpoints.require_compatible(type(model), summary, str(path))
+    with checkpoints.adapting(type(model), summary, {}):
+        load_parameters(model, path)

@@ -11,7 +11,7 @@ _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def constructor_arguments(cls: type) -> dict[str, inspect.Parameter]:
-    """The named arguments of a class's constructor and of all its bases', by their names.
+    """The named arguments of a class's constructor, and of its bases' where it hands others on.
 
     Where several define one, the most derived wins; that is also the order.
 
@@ -24,6 +24,8 @@ def constructor_arguments(cls: type) -> dict[str, inspect.Parameter]:
             for parameter in own:
                 if parameter.kind not in _VARIADIC:
                     found.setdefault(parameter.name, parameter)
+            if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in own):
+                break
     return found
 
 

@@ -38,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (PluginError, UsageError, CheckpointError) as error:
         print(f"sb3-ext: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nsb3-ext: interrupted", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE

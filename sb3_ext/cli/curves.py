@@ -129,9 +129,12 @@ def _read_run(folder: Path, *, named: bool) -> Run | None:
     try:
         config = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        if not named and not _has_results(folder):
-            return None
-        raise UsageError(f"{path} cannot be read ({error}); restore or remove it") from error
+        told = f"{path} cannot be read ({error})"
+        if named:
+            raise UsageError(f"{told}; restore or remove it") from error
+        if _has_results(folder):
+            note(f"{told}; it is left out")
+        return None
     if not isinstance(config, dict) or not isinstance(config.get("algorithm"), str):
         if not named:
             return None
@@ -157,8 +160,19 @@ def with_curves(runs: Sequence[Run]) -> list[Run]:
 
     Training episodes and evaluations are different things: an environment gets one of the two.
     """
-    evaluations = {one.path: _evaluations(one.path / EVALUATIONS) for one in runs}
-    episodes = {one.path: _episodes(one.path) for one in runs if evaluations[one.path] is None}
+    evaluations, episodes = {}, {}
+    readable = []
+    for one in runs:
+        try:
+            evaluations[one.path] = _evaluations(one.path / EVALUATIONS)
+            if evaluations[one.path] is None:
+                episodes[one.path] = _episodes(one.path)
+            readable.append(one)
+        except UsageError as error:  # among many, one that is damaged must not stop the others
+            if one.named:
+                raise
+            note(f"{error}; it is left out")
+    runs = readable
     evaluated = {one.env for one in runs if evaluations[one.path] is not None}
     kept = []
     for one in runs:

@@ -151,12 +151,19 @@ def _load(arguments: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]
 
 
 def _load_zip(arguments: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
+    from stable_baselines3.common.vec_env import VecNormalize
+
     from sb3_ext.catalog import find_algorithm
     from sb3_ext.running import TrainOptions
+    from sb3_ext.statistics import load_statistics, statistics_path
 
     name, cls = find_algorithm(arguments.algo)
     options = TrainOptions(algorithm=name, env=arguments.env)
     env = _env(arguments, options)
+    stem = arguments.path.with_suffix("")
+    if statistics_path(stem).exists():
+        env = VecNormalize(env, training=False, norm_reward=False)
+        load_statistics(stem, env)
     try:
         model = cls.load(arguments.path, env=env, device=arguments.device)
     except Exception as error:
@@ -176,7 +183,7 @@ def _load_run(arguments: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, A
     from sb3_ext.running.agents import find_agent
     from sb3_ext.running.making import make_model
     from sb3_ext.running.options import run_options
-    from sb3_ext.running.statistics import load_statistics, statistics_path
+    from sb3_ext.statistics import load_statistics, statistics_path
 
     if arguments.algo is not None:
         raise UsageError("a run directory says its algorithm; --algo is for a zip")
@@ -191,17 +198,13 @@ def _load_run(arguments: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, A
         stem = agent.with_suffix("")
         if not statistics_path(stem).exists():
             raise UsageError(
-                f"{agent} was trained under VecNormalize, whose means are not beside it; "
-                "use --which best or final"
+                f"{agent} was trained under VecNormalize, whose means are not beside it: "
+                f"{statistics_path(stem).name} is missing"
             )
         env = VecNormalize(env, training=False, norm_reward=False)
         load_statistics(stem, env)
     model: Any = make_model(cls, options, env)
-    try:
-        load_parameters(model, agent)
-    except (ValueError, RuntimeError, KeyError, AttributeError, OSError) as error:
-        told = textwrap.shorten(str(error), 200, placeholder=" ...")  # torch lists each tensor
-        raise UsageError(f"{agent} does not fit {options.algorithm}: {told}") from error
+    load_parameters(model, agent)
     names = {"agent": str(agent), "algorithm": options.algorithm, "env": options.env}
     return model, env, options, names
 

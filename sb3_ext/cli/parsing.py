@@ -64,12 +64,20 @@ def add_command(
     return parser
 
 
+def int_of_float(text: str) -> int:
+    """``1e5`` is a whole number, too."""
+    value = float(text)
+    if not value.is_integer():
+        raise ValueError(text)
+    return int(value)
+
+
 def at_least(low: int) -> Any:
     """The argument type of an integer that is not below ``low``; ``10_000`` may be written so."""
 
     def integer(text: str) -> int:
         try:
-            value = int(text)
+            value = int(text) if text.strip("0123456789_") == "" else int_of_float(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"must be an integer, got {text!r}") from None
         if value < low:

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -138,7 +139,7 @@ def run(arguments: argparse.Namespace) -> int:
         allow_pickle=arguments.allow_pickle,
     )
     if result.stopped:
-        print(f"\nStopped at step {result.steps:,}. To go on:\n  sb3-ext train --resume {folder}")
+        print(f"\nStopped at step {result.steps:,}. To go on:\n  {_way_on(folder)}")
         return 130
     _draw(folder, options)
     _show(result, options)
@@ -177,20 +178,24 @@ def _train(
         from sb3_ext.resume import latest_checkpoint
 
         last = latest_checkpoint(folder) if folder.is_dir() else None
-        told = f"the last checkpoint is {last}; to go on: sb3-ext train --resume {folder}"
+        told = f"the last checkpoint is {last}; to go on: {_way_on(folder)}"
         print(f"\nsb3-ext: interrupted; {told if last else 'nothing to resume'}", file=sys.stderr)
         raise SystemExit(130) from None
     except OSError as error:
         told = f"{error.strerror}: {error.filename or folder}" if error.strerror else str(error)
         print(
             f"\nsb3-ext: {told}. What there is lies in {folder}; "
-            f"to go on, once there is room: sb3-ext train --resume {folder}",
+            f"to go on, once there is room: {_way_on(folder)}",
             file=sys.stderr,
         )
         raise SystemExit(1) from error
     finally:
         for number, before in handlers.items():
             signal.signal(number, before)
+
+
+def _way_on(folder: Path) -> str:
+    return f"sb3-ext train --resume {shlex.quote(str(folder))}"
 
 
 def _options(arguments: argparse.Namespace) -> "TrainOptions":
@@ -211,6 +216,7 @@ def _options(arguments: argparse.Namespace) -> "TrainOptions":
         ("env_kwargs", arguments.env_set, "--env-set"),
     ):
         values[name] = _merged(values.get(name) or {}, read_settings(settings, option))
+    TrainOptions.require_known(values, str(arguments.config or "the command line"))
     missing = [
         told for told, name in (("ALGO", "algorithm"), ("--env", "env")) if not values.get(name)
     ]
@@ -284,7 +290,7 @@ def _show(result: "TrainResult", options: "TrainOptions") -> None:
             table.add_row(name, what)
     rich.print(table)
     print("\nNext:")
-    print(f"  sb3-ext eval {result.run_dir}")
-    print(f"  sb3-ext plot {result.run_dir.parent}")
+    print(f"  sb3-ext eval {shlex.quote(str(result.run_dir))}")
+    print(f"  sb3-ext plot {shlex.quote(str(result.run_dir.parent))}")
     if options.track != "none":
-        print(f"  tensorboard --logdir {result.run_dir / 'tensorboard'}")
+        print(f"  tensorboard --logdir {shlex.quote(str(result.run_dir / 'tensorboard'))}")

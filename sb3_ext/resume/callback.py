@@ -8,11 +8,14 @@ from typing import ClassVar
 
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_ext.errors import CheckpointError
 from sb3_ext.resume.state import Start, capture, require_supported, restore
 from sb3_ext.resume.store import (
     latest_checkpoint,
+    lock_folder,
     read_manifest,
     require_folder,
+    unlock_folder,
     write_checkpoint,
 )
 from sb3_ext.resume.tree import in_short
@@ -46,6 +49,9 @@ class ResumableCheckpoint(BaseCallback):
         self, run_dir: str | Path, *, every: int = 10_000, keep: int = 2, verbose: int = 0
     ) -> None:
         super().__init__(verbose)
+        for name, value in (("every", every), ("keep", keep)):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name} must be an integer, got {value!r}")
         if every < 1:
             raise ValueError(f"every must be at least 1 environment step, got {every}")
         if keep < 1:
@@ -61,7 +67,7 @@ class ResumableCheckpoint(BaseCallback):
         self.stop_requested = False
         self._root: BaseCallback = self
         self._pending: Path | None = None
-        self._started = False
+        self._trained: object = None  # the model of the last learn
         self._saved_at: int | None = None
         self._between = False
         self._start: Start | None = None
@@ -71,7 +77,8 @@ class ResumableCheckpoint(BaseCallback):
         """The step that this process's first ``learn`` goes on from, None at the beginning."""
         if self.resumed_from is not None:
             return self.resumed_from
-        path = self._pending if self._started else latest_checkpoint(self.run_dir)
+        known = self._trained is not None
+        path = self._pending if known else latest_checkpoint(self.run_dir)
         return None if path is None else int(read_manifest(path)["num_timesteps"])
 
     def request_stop(self) -> None:
@@ -83,15 +90,28 @@ class ResumableCheckpoint(BaseCallback):
         self._root = self.locals.get("callback", self)
         self._start = Start.of(self.model, self._root)
         self.stopped = self.stop_requested = False
-        if self._started:  # a second learn of this process goes on by itself
-            return
-        self._started = True
+        goes_on = self._trained is self.model and self.model.num_timesteps > 0
+        self._trained = self.model
         require_folder(self.run_dir)
-        self._pending = self.last = latest_checkpoint(self.run_dir)
-        if self._pending is not None:
-            reached = read_manifest(self._pending)["num_timesteps"]
-            if reached >= self.model._total_timesteps:
-                self._resume()  # now, or the loop would collect another rollout
+        lock_folder(self.run_dir)
+        newest = latest_checkpoint(self.run_dir)
+        reached = 0 if newest is None else int(read_manifest(newest)["num_timesteps"])
+        if goes_on:  # learn(reset_num_timesteps=False), in this process
+            if reached > self.model.num_timesteps:
+                raise CheckpointError(
+                    f"{self.run_dir} holds checkpoints of another training, up to step {reached}, "
+                    f"and this one goes on from step {self.model.num_timesteps}: a run_dir is for "
+                    "one training, so give another"
+                )
+            return
+        self._pending = self.last = newest
+        self.resumed_from = self._saved_at = None
+        if newest is not None and reached >= self.model._total_timesteps:
+            print(
+                f"{self.run_dir} has reached its {reached:,} steps, so there is nothing to train: "
+                "ask for more steps, or give another run_dir"
+            )
+            self._resume()  # now, or the loop would collect another rollout
 
     def _on_rollout_end(self) -> None:
         self._between = True
@@ -116,6 +136,7 @@ class ResumableCheckpoint(BaseCallback):
         # Where a callback ended the training in mid-rollout, the last step is in no buffer.
         if self._between and self.model.num_timesteps != self._saved_at:
             self._save()
+        unlock_folder(self.run_dir)
 
     def _resume(self) -> None:
         assert self._pending is not None and self._start is not None

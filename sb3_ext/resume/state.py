@@ -46,6 +46,7 @@ from sb3_ext.resume.tree import (
     instance_attributes,
 )
 from sb3_ext.signatures import constructor_arguments
+from sb3_ext.statistics import save_statistics
 
 Scalars = dict[str, Any]
 PLAIN = (type(None), bool, int, float, str)
@@ -56,7 +57,7 @@ TIES = frozenset({"model", "parent", "locals", "globals", "callback", "callbacks
 }
 #: What a new process may not take over from the old one.
 OF_THE_PROCESS = frozenset({"start_time", "_num_timesteps_at_start", "_total_timesteps", "verbose"})
-SETTINGS_OF_A_RUN = ("algorithm", "env", "n_envs")
+SETTINGS_OF_A_RUN = ("algorithm", "env", "n_envs", "seed")
 
 
 def require_supported(model: BaseAlgorithm) -> None:
@@ -105,6 +106,7 @@ def capture(model: BaseAlgorithm, root: BaseCallback, start: Start, folder: Path
     :param start: what there was when training started
     """
     model.save(folder / MODEL)
+    save_statistics(folder / "model", model.get_vec_normalize_env())  # for whoever loads the model
     encoder = Encoder(encode_special)
     model_before, *callbacks_before = start.scalars
     tree: dict[str, Node] = {
@@ -225,6 +227,8 @@ def _model_names(model: BaseAlgorithm) -> set[str]:
     } | OF_THE_PROCESS
     states, tensors = model._get_torch_save_params()
     elsewhere |= {name.partition(".")[0] for name in (*states, *tensors)}
+    # Made from what the script chose, such as lr_schedule from learning_rate.
+    elsewhere |= {name for name in held if name.endswith("_schedule")}
     chosen = {
         name
         for name in constructor_arguments(type(model))

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import warnings
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,19 @@ import numpy as np
 from sb3_ext.errors import CheckpointError
 from sb3_ext.resume.tree import Node
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 FORMAT = 1
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"step-(\d+)")
+#: Folders that this process trains in, and the handles that hold them.
+_locks: dict[str, int] = {}
+#: What was told of damaged checkpoints; whoever asks again need not hear it again.
+_told: set[str] = set()
 #: From this size on, an array is a file of its own, read without a second copy in memory.
 LARGE = 1 << 20
 
@@ -34,8 +44,42 @@ def latest_checkpoint(run_dir: str | Path) -> Path | None:
         fault = _fault(path)
         if fault is None:
             return path
-        warnings.warn(f"the checkpoint {path} is passed over: {fault}", stacklevel=2)
+        told = f"the checkpoint {path} is passed over: {fault}"
+        if told not in _told:
+            _told.add(told)
+            warnings.warn(told, stacklevel=2)
     return None
+
+
+def lock_folder(folder: Path) -> None:
+    """Keep other processes from training in the same folder, until ``unlock_folder`` or the end.
+
+    The lock is the system's, on the folder itself: a killed process leaves none behind.
+
+    :raises CheckpointError: if another process holds it
+    """
+    key = os.path.realpath(folder)
+    if fcntl is None or key in _locks:
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise CheckpointError(
+            f"another process is training in {folder}: wait for it, stop it, or give another folder"
+        ) from error
+    except OSError:  # a file system without locks
+        os.close(handle)
+        return
+    _locks[key] = handle
+
+
+def unlock_folder(folder: Path) -> None:
+    """Let others train there; if this process does not, nothing happens."""
+    handle = _locks.pop(os.path.realpath(folder), None)
+    if handle is not None:
+        os.close(handle)
 
 
 def require_folder(run_dir: Path) -> None:
@@ -70,8 +114,8 @@ def write_checkpoint(
     draft.mkdir()
     try:
         fill(draft)
-        sizes = {path.name: path.stat().st_size for path in sorted(draft.iterdir())}
-        manifest = {"format": FORMAT, "num_timesteps": step, "files": sizes}
+        files = {path.name: _fingerprint(path) for path in sorted(draft.iterdir())}
+        manifest = {"format": FORMAT, "num_timesteps": step, "files": files}
         (draft / MANIFEST).write_text(json.dumps(manifest, indent=1))
         for path in draft.iterdir():
             _flush(path)
@@ -83,7 +127,8 @@ def write_checkpoint(
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    for old in _checkpoints(Path(run_dir))[:-keep]:
+    others = [path for path in _checkpoints(Path(run_dir)) if path != target]
+    for old in others[: max(0, len(others) - keep + 1)]:
         shutil.rmtree(old, ignore_errors=True)
     return target
 
@@ -135,15 +180,28 @@ def _checkpoints(run_dir: Path) -> list[Path]:
 def _fault(path: Path) -> str | None:
     try:
         files = json.loads((path / MANIFEST).read_text())["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        files = {name: (int(size), int(checksum)) for name, (size, checksum) in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "it has no readable manifest.json"
-    for name, size in files.items():
+    for name, (size, checksum) in files.items():
         # Names are the manifest's, and must stay inside the folder.
         if Path(name).name != name or not (path / name).is_file():
             return f"its file {name} is missing"
-        if (path / name).stat().st_size != size:
-            return f"its file {name} has {(path / name).stat().st_size} bytes instead of {size}"
+        found, computed = _fingerprint(path / name)
+        if found != size:
+            return f"its file {name} has {found} bytes instead of {size}"
+        if computed != checksum:
+            return f"its file {name} is damaged"
     return None
+
+
+def _fingerprint(path: Path) -> tuple[int, int]:
+    """Size and checksum; against damage, not against malice."""
+    checksum = 0
+    with path.open("rb") as file:
+        while part := file.read(1 << 22):
+            checksum = zlib.crc32(part, checksum)
+    return path.stat().st_size, checksum
 
 
 def _flush(path: Path) -> None:

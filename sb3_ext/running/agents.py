@@ -11,7 +11,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from sb3_ext.errors import UsageError
 from sb3_ext.parameters import warm_start
 from sb3_ext.resume import latest_checkpoint
-from sb3_ext.running.statistics import load_statistics, statistics_path
+from sb3_ext.statistics import load_statistics, statistics_path
 
 WHICH = ("best", "final", "last")
 

@@ -19,8 +19,10 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ext.errors import UsageError
-from sb3_ext.signatures import require_known
+from sb3_ext.signatures import constructor_arguments, require_known
 
+#: Arguments with a number as default that also take a schedule, or a number and its unit.
+NUMBERS_OR_MORE = frozenset({"learning_rate", "clip_range", "train_freq"})
 #: Arguments that have an option of their own.
 ELSEWHERE = {
     "policy": "--policy",
@@ -120,6 +122,18 @@ def require_arguments(cls: type, given: Mapping[str, Any]) -> None:
         require_known(cls, given, where=cls.__name__)
     except TypeError as error:
         raise UsageError(str(error)) from error
+    defaults = {name: one.default for name, one in constructor_arguments(cls).items()}
+    for name, value in given.items():
+        number = type(defaults[name]) in (int, float) and name not in NUMBERS_OR_MORE
+        if number and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise UsageError(f"{name} must be a number, got {value!r}")
+    kwargs = given.get("policy_kwargs") or {}
+    if not isinstance(kwargs, Mapping):
+        raise UsageError("policy_kwargs takes key=value, as in policy_kwargs.net_arch=[64,64]")
+    if not isinstance(kwargs.get("net_arch", []), (list, Mapping)):
+        raise UsageError(
+            f"policy_kwargs.net_arch must be a list, as in [64,64], got {kwargs['net_arch']!r}"
+        )
 
 
 def _schedule(name: str, text: str) -> LinearSchedule:
@@ -133,7 +147,7 @@ def _schedule(name: str, text: str) -> LinearSchedule:
 
 
 def _one_of(known: Mapping[str, Any], name: Any, where: str) -> Any:
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise UsageError(f"{where} must be one of {', '.join(known)}, got {name!r}")
     return known[name]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.preprocessing import is_image_space
@@ -71,6 +72,11 @@ def make_model(cls: Any, options: TrainOptions, env: VecEnv) -> BaseAlgorithm:
 
     :raises UsageError: if the class refuses them
     """
+    if options.device.startswith("cuda") and not th.cuda.is_available():
+        raise UsageError(
+            f"the device {options.device!r} is not there: torch finds no CUDA; sb3-ext doctor says "
+            "more. Leave --device out to take what there is"
+        )
     policy = options.policy or default_policy(cls, env)
     values = constructor_values(cls, options.hyperparameters, env)
     try:

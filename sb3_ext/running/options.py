@@ -74,6 +74,9 @@ class TrainOptions:
         least |= {"checkpoint_every": 0, "video_every": 0, "threads": 1, "seed": 0}
         for name, low in least.items():
             value = getattr(self, name)
+            if isinstance(value, float) and value.is_integer():  # 1e5
+                value = int(value)
+                object.__setattr__(self, name, value)
             if name == "seed" and value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
@@ -103,16 +106,27 @@ class TrainOptions:
         :param where: names the config in errors
         :raises UsageError: for an unknown key, with the near miss, or a missing one
         """
+        cls.require_known(values, where)
+        for name in ("algorithm", "env"):
+            if values.get(name) is None:
+                raise UsageError(f"{where} lacks {name}")
+        try:
+            return cls(**values)
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from error
+
+    @classmethod
+    def require_known(cls, values: Mapping[str, Any], where: str) -> None:
+        """Refuse misspelt keys.
+
+        :raises UsageError: with the near miss
+        """
         known = [one.name for one in dataclasses.fields(cls)]
         for name in values:
             if name not in known:
                 near = difflib.get_close_matches(str(name), known, n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
                 raise UsageError(f"{where} has an unknown key {name!r}{hint}")
-        for name in ("algorithm", "env"):
-            if values.get(name) is None:
-                raise UsageError(f"{where} lacks {name}")
-        return cls(**values)
 
 
 def write_options(run: RunDirectory, options: TrainOptions) -> None:

@@ -19,11 +19,13 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from sb3_ext.catalog import find_algorithm
 from sb3_ext.errors import UsageError
 from sb3_ext.resume import ResumableCheckpoint, latest_checkpoint
+from sb3_ext.resume.store import lock_folder, read_manifest, unlock_folder
 from sb3_ext.running.agents import start_from_agent, start_from_buffer
 from sb3_ext.running.making import make_env, make_film_env, make_model, require_env
-from sb3_ext.running.options import TrainOptions, write_options
-from sb3_ext.running.statistics import save_statistics
+from sb3_ext.running.options import TrainOptions, run_options, write_options
+from sb3_ext.statistics import save_statistics
 from sb3_ext.tracking import RunDirectory, Track
+from sb3_ext.tracking.directory import read_json
 
 #: Seeds of the evaluation environments: far from those of 1,000 training environments.
 EVALUATION_SEED = 1_000_000
@@ -78,9 +80,13 @@ def train(
         told = str(error) if isinstance(error, FileExistsError) else f"{folder}: {error.strerror}"
         raise UsageError(f"no run can be written there: {told}") from error
     try:
+        lock_folder(folder)
+        if resume:
+            _require_way_on(run, options)
         model, evaluation_env = _build(cls, options, run, resume, allow_pickle)
         write_options(run, options)  # a resumed run may have been given more steps
     except BaseException:
+        unlock_folder(folder)
         if not resume:  # what was just made, and nothing else
             shutil.rmtree(folder, ignore_errors=True)
             if not fresh:
@@ -111,6 +117,7 @@ def train(
     for env in (model.get_env(), evaluation_env):
         if env is not None:
             env.close()
+    unlock_folder(folder)
     return TrainResult(
         run.path,
         model.num_timesteps,
@@ -118,6 +125,32 @@ def train(
         stopped,
         keeping.last if keeping else None,
     )
+
+
+def _require_way_on(run: RunDirectory, options: TrainOptions) -> None:
+    """Refuse to begin a run again that had got somewhere; its records would be lost.
+
+    :raises UsageError: if there is no whole checkpoint, or it is beyond the steps asked for
+    """
+    if (run / "config.json").exists():
+        try:
+            read_json(run / "config.json")
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+    newest = latest_checkpoint(run.path)
+    if newest is None:
+        if any(run.path.glob("checkpoints/step-*")):
+            raise UsageError(f"{run.path} has no whole checkpoint left to go on from")
+        if not options.checkpoint_every or (run / "model.zip").exists():
+            raise UsageError(f"{run.path} was trained without checkpoints and cannot go on")
+        return  # killed before the first was written
+    done = int(read_manifest(newest)["num_timesteps"])
+    # A rollout may have carried the run beyond what was asked for at first.
+    if options.steps < done and options.steps != run_options(run.path).steps:
+        raise UsageError(
+            f"{run.path} has done {done:,} steps already: --steps may only ask for more, got "
+            f"{options.steps:,}"
+        )
 
 
 def _build(
@@ -136,8 +169,6 @@ def _build(
             env = VecNormalize(env)
             if evaluation_env is not None:
                 evaluation_env = VecNormalize(evaluation_env, training=False, norm_reward=False)
-        if resume and not goes_on and (run / "model.zip").exists():
-            raise UsageError(f"{run.path} has no checkpoint to go on from")
         model = make_model(cls, options, env)
         if not goes_on:  # a checkpoint holds both
             if options.trained_agent is not None:

@@ -58,7 +58,9 @@ class CSVOutputFormat(sb3.CSVOutputFormat):
         self._rows += 1
 
     def position(self) -> int:
-        """How many rows were written, the header not counted."""
+        """How many rows were written, the header not counted; they are on the disk then."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
         return self._rows
 
     def rewind(self, position: int) -> None:

@@ -27,7 +27,7 @@ from sb3_ext.tracking.video import EpisodeRecorder, VideoEnv
 if TYPE_CHECKING:
     import wandb as wandb_module
 
-IDENTITY = ("algorithm", "env")
+IDENTITY = ("algorithm", "env", "seed")
 
 # One folder has one Track at work; who comes second closes the first.
 _AT_WORK: dict[str, Track] = {}
@@ -85,7 +85,7 @@ class Track(BaseCallback):
         self.video_every, self.video_env = video_every, video_env
         self.extra = _plain_config(config or {})
         self.run: wandb_module.Run | None = None
-        self._own_run = self._held = self._is_open = False
+        self._own_run = self._held = self._is_open = self._has_ended = False
         self._from, self._is_resumed = 0, False  # the step at which training begins
         self._tracked: object = None  # the model of the run
         self._saver: BaseCallback = self  # whose steps the best model is saved at
@@ -164,6 +164,7 @@ class Track(BaseCallback):
         self._is_resumed = bool(found)
         self._from = max(found, default=self.num_timesteps)
         try:
+            self._require_new_steps()
             if not self._is_open:
                 self._open()
             elif self._tracked is not self.model:
@@ -191,8 +192,20 @@ class Track(BaseCallback):
         return True
 
     def _on_training_end(self) -> None:
+        self._has_ended = True
         if not self._held:
             self.close()
+
+    def _require_new_steps(self) -> None:
+        """Refuse to let rows from step 0 on follow those of a training that came to its end."""
+        again = self._tracked is self.model and self._from == 0 and self.resume is None
+        ended, self._has_ended = self._has_ended, False
+        if again and ended and not self._is_resumed:
+            raise FileExistsError(
+                f"the run directory {self.run_dir} holds this model's earlier training, and this "
+                "one starts at step 0 again: go on with learn(..., reset_num_timesteps=False), or "
+                "make another Track with a folder of its own"
+            )
 
     def _open(self) -> None:
         """Make or find the folder, and open all outputs."""

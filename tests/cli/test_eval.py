@@ -91,4 +91,4 @@ def test_a_run_with_another_network_is_told(run, tmp_path, capsys):
     (other / "options.yaml").write_text((run / "options.yaml").read_text())
     LFIWSAC("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [4]}).save(other / "model")
     assert cli.main(["eval", str(other)]) == 2
-    assert "model.zip does not fit LFIWSAC" in capsys.readouterr().err
+    assert "model.zip does not fit this LFIWSAC" in capsys.readouterr().err

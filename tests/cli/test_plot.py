@@ -308,6 +308,17 @@ def test_a_damaged_run_is_a_sentence(tmp_path, damage, sentence):
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize("damage", [broken_config, damaged_results, nan_results])
+def test_a_damaged_run_among_others_is_left_out(tmp_path, damage, capsys):
+    make_run(tmp_path / "runs/good", [1.0])
+    damage(make_run(tmp_path / "runs/bad", [2.0]))
+    call("runs")
+    told = capsys.readouterr()
+    assert "runs/bad/" in told.err or "runs/bad " in told.err
+    assert "it is left out" in told.err
+    assert told.out.splitlines()[1].split()[2] == "1"  # one seed
+
+
 def test_a_folder_that_is_no_run_is_a_sentence(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "results").mkdir()

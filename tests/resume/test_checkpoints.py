@@ -4,6 +4,8 @@ import contextlib
 import errno
 import json
 import shutil
+import subprocess
+import sys
 import warnings
 from typing import Any
 
@@ -16,14 +18,15 @@ import stable_baselines3 as sb3
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 import sb3_ext
 from sb3_ext.errors import CheckpointError
 from sb3_ext.resume import ResumableCheckpoint, latest_checkpoint, register_env_state
 from sb3_ext.resume import callback as callback_module
 from sb3_ext.resume.environments import _adapters
-from sb3_ext.resume.store import FOLDER, write_checkpoint
+from sb3_ext.resume.store import FOLDER, _locks, write_checkpoint
+from sb3_ext.statistics import load_statistics
 from sb3_ext.trees import same
 from tests.cut_runs import CutError, Recorder, cut_and_resume, require_same
 from tests.environments import Drift
@@ -63,12 +66,16 @@ def test_a_draft_of_a_killed_writer_is_no_checkpoint(tmp_path):
     assert not draft.exists()
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone", "manifest"])
+@pytest.mark.parametrize("damage", ["cut", "changed", "gone", "manifest"])
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage):
     run(tmp_path, total=95)
     newest = latest_checkpoint(tmp_path)
     if damage == "cut":
         (newest / "model.zip").write_bytes((newest / "model.zip").read_bytes()[:-10])
+    elif damage == "changed":  # of the same length
+        whole = bytearray((newest / "model.zip").read_bytes())
+        whole[500:530] = bytes(30)
+        (newest / "model.zip").write_bytes(whole)
     elif damage == "gone":
         (newest / "state.json").unlink()
     else:
@@ -81,7 +88,9 @@ def test_a_manifest_cannot_point_outside(tmp_path):
     run(tmp_path, total=60)
     newest = latest_checkpoint(tmp_path)
     (tmp_path / "secret").write_text("x")
-    (newest / "manifest.json").write_text(json.dumps({"format": 1, "files": {"../../secret": 1}}))
+    (newest / "manifest.json").write_text(
+        json.dumps({"format": 1, "files": {"../../secret": [1, 0]}})
+    )
     with pytest.warns(UserWarning, match="its file ../../secret is missing"):
         assert latest_checkpoint(tmp_path).name != newest.name
 
@@ -399,3 +408,108 @@ def test_a_changed_mujoco_model_is_noticed(tmp_path):
 
     with pytest.warns(UserWarning, match="MuJoCo model was changed"):
         cut_and_resume(make, tmp_path, total=100, cut=90, every=30)
+
+
+# -- one folder, one training --------------------------------------------------------------------
+
+
+def test_a_loop_over_seeds_in_one_folder_is_refused(tmp_path):
+    sac(seed=0).learn(60, callback=ResumableCheckpoint(tmp_path, every=30))
+    with pytest.raises(CheckpointError, match="with seed 0, this one has 1: use the settings"):
+        sac(seed=1).learn(60, callback=ResumableCheckpoint(tmp_path, every=30))
+
+
+def test_a_finished_run_says_that_there_is_nothing_to_do(tmp_path, capsys):
+    for _ in range(2):
+        sac().learn(60, callback=ResumableCheckpoint(tmp_path, every=30))
+    assert f"{tmp_path} has reached its 60 steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("algorithm", ["sac", "ppo"])
+def test_a_changed_learning_rate_is_used(tmp_path, algorithm):
+    def make(rate: float) -> Any:
+        if algorithm == "sac":
+            return sac(learning_rate=rate)
+        env = DummyVecEnv([lambda: Monitor(Drift())])
+        return sb3.PPO("MlpPolicy", env, learning_rate=rate, n_steps=20, batch_size=20, seed=3)
+
+    make(1e-3).learn(60, callback=ResumableCheckpoint(tmp_path, every=20))
+    model = make(2e-4)
+    with pytest.warns(UserWarning, match="learning_rate was 0.001 and is 0.0002"):
+        model.learn(120, callback=ResumableCheckpoint(tmp_path, every=20))
+    optimizer = model.policy.optimizer if algorithm == "ppo" else model.critic.optimizer
+    assert optimizer.param_groups[0]["lr"] == 2e-4
+    assert model.lr_schedule(1.0) == 2e-4
+
+
+def test_one_callback_for_two_models_keeps_each_in_its_place(tmp_path):
+    checkpoints = ResumableCheckpoint(tmp_path, every=30)
+    sac().learn(120, callback=checkpoints)
+    other = sac()
+    other.learn(60, callback=checkpoints)  # the same script in one process: it is done already
+    assert other.num_timesteps == 120
+    assert checkpoints.last.exists()
+    late = sac()
+    late.learn(30)
+    late.callback = None
+    fresh = ResumableCheckpoint(tmp_path / "b", every=30)
+    late.learn(30, callback=fresh, reset_num_timesteps=False)
+    assert fresh.last.exists()
+    shutil.copytree(tmp_path / "checkpoints", tmp_path / "b/checkpoints", dirs_exist_ok=True)
+    with pytest.raises(CheckpointError, match="of another training, up to step 120"):
+        late.learn(30, callback=fresh, reset_num_timesteps=False)
+
+
+def test_after_an_exception_the_same_cell_goes_on(tmp_path):
+    model, checkpoints = sac(), ResumableCheckpoint(tmp_path, every=30)
+    with pytest.raises(CutError):
+        model.learn(120, callback=[Recorder(80), checkpoints])
+    model.learn(120, callback=[Recorder(), checkpoints])
+    whole = sac()
+    whole.learn(120)
+    assert checkpoints.resumed_from == 60
+    assert same(whole.get_parameters(), model.get_parameters())
+
+
+def test_a_second_process_in_the_same_folder_is_refused(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from sb3_ext.resume.store import lock_folder\n"
+        "lock_folder(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(CheckpointError, match="another process is training in"):
+            sac().learn(40, callback=ResumableCheckpoint(tmp_path, every=30))
+        other.kill()
+        other.wait()
+        sac().learn(40, callback=ResumableCheckpoint(tmp_path, every=30))
+    assert str(tmp_path.resolve()) not in _locks
+
+
+@pytest.mark.parametrize("options", [{"every": "5"}, {"every": None}, {"keep": 1.5}])
+def test_options_of_the_wrong_type_are_refused(tmp_path, options):
+    with pytest.raises(TypeError, match="must be an integer, got"):
+        ResumableCheckpoint(tmp_path, **options)
+
+
+@pytest.mark.filterwarnings("ignore:the run goes on with other hyperparameters")
+def test_other_networks_are_refused_in_one_sentence(tmp_path):
+    sac().learn(40, callback=ResumableCheckpoint(tmp_path, every=30))
+    other = sb3_ext.SAC(
+        *("MlpPolicy", DummyVecEnv([lambda: Monitor(Drift())])),
+        policy_kwargs={"net_arch": [4]},
+        **{"learning_starts": 20, "buffer_size": 500, "batch_size": 16, "seed": 3},
+    )
+    with pytest.raises(CheckpointError, match="does not fit this SAC") as caught:
+        other.learn(60, callback=ResumableCheckpoint(tmp_path, every=30))
+    assert len(str(caught.value)) < 600
+
+
+def test_the_statistics_of_vec_normalize_are_beside_the_model(tmp_path):
+    env = VecNormalize(DummyVecEnv([lambda: Monitor(Drift())]))
+    model = sac(env)
+    model.learn(60, callback=ResumableCheckpoint(tmp_path, every=30))
+    other = VecNormalize(DummyVecEnv([lambda: Monitor(Drift())]))
+    load_statistics(latest_checkpoint(tmp_path) / "model", other)
+    assert np.array_equal(other.obs_rms.mean, env.obs_rms.mean)
