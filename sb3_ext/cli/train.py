@@ -85,6 +85,12 @@ def add_parser(commands: Any) -> None:
     add("--keep", type=at_least(1), metavar="K", help="checkpoints that stay (2)")
     add("--eval-every", type=at_least(0), metavar="N", help="steps; 0 for none (10000)")
     add("--eval-episodes", type=at_least(1), metavar="N", help="(10)")
+    add(
+        "--save-best",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="with --track wandb: each best model as an artifact (off)",
+    )
     add("--video-every", type=at_least(0), metavar="N", help="steps; film an episode (0: none)")
     add(
         "--trained-agent",

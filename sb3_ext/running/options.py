@@ -38,6 +38,7 @@ class TrainOptions:
     :param checkpoint_every: steps between checkpoints; 0 for none
     :param keep: how many checkpoints stay
     :param track: ``"none"``, ``"tensorboard"``, or ``"wandb"``, which is both; CSV is always there
+    :param save_best: send each best model to W&B as an artifact; needs ``track="wandb"``
     :param video_every: steps between films of an episode; 0 for none
     :param save_replay_buffer: keep it at the end, in SB3's form
     :param trained_agent: a zip or a run directory, with whose parameters this run begins
@@ -62,6 +63,7 @@ class TrainOptions:
     checkpoint_every: int = 10_000
     keep: int = 2
     track: str = "none"
+    save_best: bool = False
     video_every: int = 0
     save_replay_buffer: bool = False
     trained_agent: str | None = None
@@ -92,7 +94,12 @@ class TrainOptions:
         for name in ("policy", "trained_agent", "replay_buffer"):
             if getattr(self, name) is not None and not isinstance(getattr(self, name), str):
                 raise UsageError(f"{name} must be a text, got {getattr(self, name)!r}")
-        for name in ("normalize", "save_replay_buffer"):
+        if self.save_best and (self.track != "wandb" or not self.eval_every):
+            raise UsageError(
+                "save_best sends the best model of the evaluations to W&B: it needs track wandb, "
+                "and eval_every above 0"
+            )
+        for name in ("normalize", "save_best", "save_replay_buffer"):
             if not isinstance(getattr(self, name), bool):
                 raise UsageError(f"{name} must be true or false, got {getattr(self, name)!r}")
         for name in ("algorithm", "env", "device"):

@@ -101,6 +101,7 @@ def train(
         run.path,
         wandb=options.track == "wandb",
         tensorboard=options.track != "none",
+        save_best=options.save_best,
         video_every=options.video_every,
         video_env=lambda: make_film_env(options),
         resume=resume,

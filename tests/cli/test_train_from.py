@@ -161,6 +161,17 @@ def test_films_are_made_in_training_and_of_an_agent(capsys):
         assert told in capsys.readouterr().err
 
 
+def test_the_best_models_are_artifacts_on_request(capsys):
+    words = ["SAC", *PENDULUM, "--steps", "250", *NET, "--no-progress", "--run-dir", "run"]
+    words += ["--eval-every", "200", "--eval-episodes", "1", "--save-best"]
+    assert train(*words) == 2
+    assert "it needs track wandb" in capsys.readouterr().err
+    assert not Path("run").exists()
+    assert train(*words, "--track", "wandb") == 0
+    (kept,) = Path("run/wandb_best_models").rglob("*.zip")
+    assert same(parameters(kept), parameters("run/best_model.zip"))
+
+
 def limited(kilobytes: int, *words: str) -> subprocess.CompletedProcess:
     """A run on a disk that takes no file beyond a size."""
     return subprocess.run(
