@@ -44,8 +44,8 @@ def find_algorithm(name: str) -> tuple[str, Any]:
     known = algorithm_names()
     near = difflib.get_close_matches(name.lower(), {one.lower(): one for one in known}, n=1)
     found = next((one for one in known if near and one.lower() == near[0]), None)
-    hint = f"; did you mean {found!r}?" if found else ""
-    raise UsageError(f"no algorithm {name!r} is known{hint} `sb3-ext list` shows all")
+    hint = f"did you mean {found!r}?" if found else f"known are {', '.join(known)}"
+    raise UsageError(f"no algorithm {name!r} is known; {hint}")
 
 
 def algorithm_names() -> list[str]:

@@ -56,8 +56,10 @@ def _info(arguments: argparse.Namespace) -> int:
     except UnknownPluginError as error:
         try:
             name, cls = catalog.find_algorithm(arguments.name)
-        except UsageError:
-            raise error from None  # it knows samplers and weightings, too
+        except UsageError as other:
+            # The registry knows samplers and weightings, the catalog SB3's algorithms.
+            hint = "did you mean"
+            raise (other if hint in str(other) and hint not in str(error) else error) from None
         return _info_on_stock(name, cls)
     target: Any = None
     fault = ""

@@ -78,6 +78,10 @@ def make_model(cls: Any, options: TrainOptions, env: VecEnv) -> BaseAlgorithm:
             "more. Leave --device out to take what there is"
         )
     policy = options.policy or default_policy(cls, env)
+    if policy not in cls.policy_aliases:
+        near = difflib.get_close_matches(policy, cls.policy_aliases, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(cls.policy_aliases)}"
+        raise UsageError(f"{options.algorithm} has no policy {policy!r}; {hint}")
     values = constructor_values(cls, options.hyperparameters, env)
     try:
         model: BaseAlgorithm = cls(
