@@ -68,7 +68,8 @@ def _claimed(*statuses: str) -> set[str]:
     from sb3_ext import registry
 
     return {
-        row.spec.public_name
+        name
         for row in registry.plugins()
         if row.spec and not row.disabled and (not statuses or row.status in statuses)
+        for name in row.spec.targets
     }

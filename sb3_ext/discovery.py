@@ -54,7 +54,7 @@ class Plugin:
         """The names under which it can be asked for."""
         if self.spec is None:
             return frozenset({self.entry})
-        return frozenset({self.spec.name, self.spec.public_name})
+        return frozenset({self.spec.name, *self.spec.targets})
 
     @property
     def missing(self) -> tuple[str, ...]:

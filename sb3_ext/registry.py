@@ -110,13 +110,13 @@ def load(name: str, kind: Kind | None = None) -> Any:
             f"plugin {wanted.name!r} (from {row.source}) needs {', '.join(row.missing)}, which "
             f"{'is' if len(row.missing) == 1 else 'are'} not installed{hint}"
         )
-    module, _, attribute = wanted.target.partition(":")
+    target = wanted.targets.get(name, wanted.target)
+    module, _, attribute = target.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
     except Exception as error:
         raise PluginLoadError(
-            f"plugin {wanted.name!r} (from {row.source}) could not be loaded: "
-            f"{wanted.target}: {error}"
+            f"plugin {wanted.name!r} (from {row.source}) could not be loaded: {target}: {error}"
         ) from error
 
 

@@ -128,6 +128,8 @@ class PluginSpec:
     observation_spaces: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     """Importable names of optional dependencies; absent ones are a status, not a failure."""
+    also: tuple[str, ...] = ()
+    """Further public objects of the plugin, as `package.module:Name` each."""
     install_hint: str = ""
     api: int = API_VERSION
 
@@ -140,12 +142,17 @@ class PluginSpec:
             raise ValueError(
                 f"target must read package.module:Name, got {self.target!r} in plugin {self.name!r}"
             )
-        for law in ("action_spaces", "observation_spaces", "needs"):
+        for law in ("action_spaces", "observation_spaces", "needs", "also"):
             names = getattr(self, law)
             # ("Box") without its comma is a str, and would be read letter by letter.
             if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
                 raise ValueError(
                     f"{law} must be a tuple of names, got {names!r} in plugin {self.name!r}"
+                )
+        for target in self.also:
+            if not _TARGET.fullmatch(target):
+                raise ValueError(
+                    f"also must read package.module:Name, got {target!r} in plugin {self.name!r}"
                 )
         for key, atom in self.search_space.items():
             if not isinstance(atom, Float | Int | Choice):
@@ -160,3 +167,8 @@ class PluginSpec:
     def public_name(self) -> str:
         """The name to import: the part of `target` after the colon."""
         return self.target.partition(":")[2]
+
+    @property
+    def targets(self) -> dict[str, str]:
+        """All public names, with where each is found; the plugin's own target comes first."""
+        return {one.partition(":")[2]: one for one in (self.target, *self.also)}

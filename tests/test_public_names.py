@@ -37,9 +37,10 @@ def stub() -> dict[str, str]:
 
 def test_the_stub_names_exactly_the_plugins_of_ours_and_the_framework():
     ours = {
-        row.spec.public_name: row.spec.target.partition(":")[0]
+        name: target.partition(":")[0]
         for row in registry.plugins()
         if row.spec and row.distribution == registry.OWN_DISTRIBUTION
+        for name, target in row.spec.targets.items()
     }
     assert stub() == {**ours, **sb3_ext._FRAMEWORK}
 

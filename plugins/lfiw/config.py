@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-import numpy as np
-
 from sb3_ext.algorithms.composable import Composable
+from sb3_ext.options import (
+    INTEGER,
+    POSITIVE,
+    Default,
+    Law,
+    between,
+    check_options,
+    is_integer,
+    maybe,
+    one_of,
+)
 from sb3_ext.plugins.lfiw.equations import DIVERGENCES, WEIGHT_FORMS
 from sb3_ext.plugins.lfiw.weighting import LikelihoodFreeWeighting, ring_size
 
-
-class _Default(int):
-    """An int that was not chosen by the user, and so may be clipped instead of refused."""
-
-
-DEFAULT_FAST_BUFFER_SIZE = _Default(10_000)
+DEFAULT_FAST_BUFFER_SIZE = Default(10_000)
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,7 @@ class LikelihoodFree:
     holdout_fraction: float = 0.1
 
     def __post_init__(self) -> None:
-        for name, (holds, law) in _LAWS.items():
-            value = getattr(self, name)
-            if not holds(value):
-                raise ValueError(f"LikelihoodFree: {name} must be {law}, got {value!r}")
-            if isinstance(value, np.generic):  # what is saved is plain
-                object.__setattr__(self, name, value.item())
+        check_options(self, _LAWS)
         object.__setattr__(self, "ratio_net_arch", tuple(map(int, self.ratio_net_arch)))
 
     def fitted_to(self, algorithm: Composable) -> LikelihoodFree:
@@ -69,7 +66,7 @@ class LikelihoodFree:
         :raises ValueError: if a chosen fast buffer does not leave room for older transitions
         """
         fast, capacity, n_envs = self.fast_buffer_size, ring_size(algorithm), algorithm.n_envs
-        if isinstance(fast, _Default) and -(-fast // n_envs) * n_envs >= capacity:
+        if isinstance(fast, Default) and -(-fast // n_envs) * n_envs >= capacity:
             fast = max(capacity // 10, 1)
             warnings.warn(
                 f"the default fast_buffer_size={self.fast_buffer_size} does not fit into a "
@@ -90,41 +87,23 @@ class LikelihoodFree:
         return LikelihoodFreeWeighting(self.fitted_to(algorithm), algorithm)
 
 
-_NUMBER = (int, float, np.integer, np.floating)
-
-
-def _integer(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and type(value) is not bool and bool(value >= 1)
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, _NUMBER) and type(value) is not bool and bool(0 < value < math.inf)
-
-
 def _widths(value: Any) -> bool:
-    return isinstance(value, (tuple, list)) and all(map(_integer, value))
+    return isinstance(value, (tuple, list)) and all(map(is_integer, value))
 
 
-def _share(value: Any) -> bool:
-    return isinstance(value, _NUMBER) and bool(0 <= value <= 0.5)
-
-
-_LAWS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "temperature": (_positive, "> 0, a finite number"),
-    "fast_buffer_size": (_integer, "an integer >= 1"),
-    "divergence": (lambda value: value in DIVERGENCES, f"one of {DIVERGENCES}"),
-    "weight_form": (lambda value: value in WEIGHT_FORMS, f"one of {WEIGHT_FORMS}"),
+_LAWS: dict[str, Law] = {
+    "temperature": POSITIVE,
+    "fast_buffer_size": INTEGER,
+    "divergence": one_of(*DIVERGENCES),
+    "weight_form": one_of(*WEIGHT_FORMS),
     "ratio_net_arch": (_widths, "a tuple of layer widths >= 1"),
-    "ratio_learning_rate": (lambda value: value is None or _positive(value), "None or > 0"),
-    "ratio_updates": (_integer, "an integer >= 1"),
+    "ratio_learning_rate": maybe(POSITIVE),
+    "ratio_updates": INTEGER,
     "logit_clip": (
-        lambda value: value in (None, "auto") or _positive(value),
+        lambda value: value in (None, "auto") or POSITIVE[0](value),
         "'auto', None or > 0",
     ),
-    "normalize_inputs": (
-        lambda value: value == "auto" or isinstance(value, bool),
-        "'auto', True or False",
-    ),
-    "holdout_fraction": (_share, "between 0 and 0.5"),
+    "normalize_inputs": one_of("auto", True, False),
+    "holdout_fraction": between(0, 0.5),
 }
 OPTIONS = tuple(field.name for field in fields(LikelihoodFree))

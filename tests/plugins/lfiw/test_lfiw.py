@@ -490,15 +490,15 @@ def test_the_bound_and_the_papers_temperature_prevent_the_collapse() -> None:
         ({"fast_buffer_size": 1e4}, "fast_buffer_size must be an integer >= 1"),
         ({"fast_buffer_size": True}, "fast_buffer_size must be an integer >= 1"),
         ({"ratio_net_arch": 64}, "ratio_net_arch must be a tuple of layer widths"),
-        ({"holdout_fraction": "x"}, "holdout_fraction must be between 0 and 0.5"),
+        ({"holdout_fraction": "x"}, "holdout_fraction must be in"),
         ({"divergence": "tv"}, r"divergence must be one of \('js', .*got 'tv'"),
         ({"weight_form": "odds"}, r"weight_form must be one of \('ratio', 'prob'\).*got 'odds'"),
         ({"ratio_net_arch": (64, 0)}, "ratio_net_arch must be a tuple of layer widths"),
         ({"ratio_learning_rate": -1e-3}, "ratio_learning_rate must be None or > 0"),
         ({"ratio_updates": 0}, "ratio_updates must be an integer >= 1"),
         ({"logit_clip": 0}, "logit_clip must be 'auto', None or > 0"),
-        ({"normalize_inputs": "yes"}, "normalize_inputs must be 'auto', True or False"),
-        ({"holdout_fraction": 0.9}, "holdout_fraction must be between 0 and 0.5"),
+        ({"normalize_inputs": "yes"}, "normalize_inputs must be one of"),
+        ({"holdout_fraction": 0.9}, "holdout_fraction must be in"),
     ],
 )
 def test_wrong_options_are_refused_in_a_sentence(options: Any, sentence: str) -> None:
