@@ -4,9 +4,14 @@ from sb3_ext.algorithms.composable import Composable as Composable
 from sb3_ext.algorithms.sac import SAC as SAC
 from sb3_ext.algorithms.td3 import DDPG as DDPG
 from sb3_ext.algorithms.td3 import TD3 as TD3
+from sb3_ext.plugins.ere.buffer import EREReplayBuffer as EREReplayBuffer
+from sb3_ext.plugins.ere.config import EmphasizeRecent as EmphasizeRecent
 from sb3_ext.plugins.lfiw.algorithms import LFIWSAC as LFIWSAC
 from sb3_ext.plugins.lfiw.algorithms import LFIWTD3 as LFIWTD3
 from sb3_ext.plugins.lfiw.config import LikelihoodFree as LikelihoodFree
+from sb3_ext.plugins.per.buffer import PrioritizedReplayBuffer as PrioritizedReplayBuffer
+from sb3_ext.plugins.per.config import LAP as LAP
+from sb3_ext.plugins.per.config import Prioritized as Prioritized
 from sb3_ext.replay.sampler import Drawn as Drawn
 from sb3_ext.replay.sampler import Sampler as Sampler
 from sb3_ext.replay.storage import Replay as Replay

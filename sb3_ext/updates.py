@@ -164,6 +164,7 @@ def run_updates(algorithm: Composable, gradient_steps: int, batch_size: int) -> 
     for name, values in history.items():
         mean = values[0] if len(values) == 1 else th.stack(values).mean()
         logger.record(f"train/{name}", mean.item())
-    if algorithm.weigher is not None:
-        for name, figure in algorithm.weigher.metrics().items():
-            logger.record(name, figure)
+    for part in (algorithm.sampler, algorithm.weigher):
+        if part is not None:
+            for name, figure in part.metrics().items():
+                logger.record(name, figure)

@@ -6,26 +6,33 @@ import io
 import pathlib
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, is_dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch import Tensor
 
-from sb3_ext import registry
 from sb3_ext.algorithms import checkpoints
-from sb3_ext.algorithms.inputs import check_env, check_transition, resolve_config
+from sb3_ext.algorithms.inputs import (
+    check_env,
+    check_transition,
+    plain_config,
+    resolve_config,
+)
+from sb3_ext.replay.buffers import replay_door
 from sb3_ext.replay.sampler import Sampler, SamplerConfig
 from sb3_ext.replay.storage import Replay
 from sb3_ext.signatures import own_arguments, require_known
 from sb3_ext.updates import Batch, Clock, Step, run_updates
 from sb3_ext.weighting import Weighting, WeightingConfig
+
+#: Attribute of a saved replay buffer.
+SAMPLER_STATE = "sb3_ext_sampler"
 
 
 class Composable(OffPolicyAlgorithm):
@@ -62,11 +69,12 @@ class Composable(OffPolicyAlgorithm):
     ) -> None:
         given = {**kwargs, "replay": replay, "weighting": weighting, "engine": engine}
         self.check_arguments(given, type(self).__name__, saved=())
+        replay = replay_door(kwargs, replay)
         self.engine = engine
         # Resolved now and not in _setup_model, so that a wrong name fails before the environment
         # is made; kept as plain values, so that `load(path, weighting=...)` and JSON work.
-        self.replay = _plain(resolve_config("sampler", replay))
-        self.weighting = _plain(resolve_config("weighting", weighting))
+        self.replay = plain_config(resolve_config("sampler", replay))
+        self.weighting = plain_config(resolve_config("weighting", weighting))
         self.weigher = None
         self.sampler = None
         self.clock = Clock(0, 1, 1.0)
@@ -127,6 +135,22 @@ class Composable(OffPolicyAlgorithm):
 
     # -- set-up ------------------------------------------------------------------------------
 
+    def require_n_steps(self) -> None:
+        """Let a buffer class of the user's make n-step returns, which SB3 would not ask it to.
+
+        :raises ValueError: if it cannot
+        """
+        chosen = self.replay_buffer_class
+        if self.n_steps == 1 or chosen is None:
+            return
+        if not issubclass(chosen, NStepReplayBuffer):
+            raise ValueError(
+                f"n_steps={self.n_steps} needs a replay buffer that sums rewards, and "
+                f"{chosen.__name__} is no subclass of stable_baselines3's NStepReplayBuffer: "
+                "inherit from that, or leave n_steps at 1"
+            )
+        self.replay_buffer_kwargs.update({"n_steps": self.n_steps, "gamma": self.gamma})
+
     def sampler_config(self) -> SamplerConfig | None:
         """The sampler's config, from the model's plain attributes."""
         config: SamplerConfig | None = resolve_config("sampler", self.replay)
@@ -139,9 +163,10 @@ class Composable(OffPolicyAlgorithm):
 
     def keep_weighting_config(self, config: WeightingConfig) -> None:
         """Make the plain attributes say what the config says."""
-        self.weighting = _plain(config)
+        self.weighting = plain_config(config)
 
     def _setup_model(self) -> None:
+        self.require_n_steps()
         super()._setup_model()
         sampler, weighting = self.sampler_config(), self.weighting_config()
         if (sampler or weighting) and isinstance(self.replay_buffer, HerReplayBuffer):
@@ -263,9 +288,9 @@ class Composable(OffPolicyAlgorithm):
         made: Any = check_env(env, cls.__name__)
         kwargs = cls.inherit_weighting(summary.weighting, kwargs)
         if "replay" in kwargs:
-            kwargs["replay"] = _plain(resolve_config("sampler", kwargs["replay"]))
+            kwargs["replay"] = plain_config(resolve_config("sampler", kwargs["replay"]))
         if "weighting" in kwargs:
-            kwargs["weighting"] = _plain(resolve_config("weighting", kwargs["weighting"]))
+            kwargs["weighting"] = plain_config(resolve_config("weighting", kwargs["weighting"]))
         with checkpoints.adapting(cls, summary, kwargs):
             return super().load(
                 path, made, device, custom_objects, print_system_info, force_reset, **kwargs
@@ -283,19 +308,58 @@ class Composable(OffPolicyAlgorithm):
         path: str | pathlib.Path | io.BufferedIOBase,
         truncate_last_traj: bool = True,
     ) -> None:
-        """As in SB3; a buffer of other shapes is refused, and a sampler is told what it holds."""
+        """As in SB3; a buffer of other shapes is refused.
+
+        A sampler goes on with what it knew when the buffer was saved; if that was with another
+        sampler or none, it is told what the buffer holds.
+        """
         before = self.replay_buffer
         super().load_replay_buffer(path, truncate_last_traj)
-        loaded = self.replay_buffer
-        if before is not None and loaded is not None and loaded.n_envs != before.n_envs:
+        assert self.replay_buffer is not None
+        try:
+            self._take_over(before, str(getattr(path, "name", path)))
+        except BaseException:
             self.replay_buffer = before
+            raise
+
+    def _take_over(self, before: ReplayBuffer | None, path: str) -> None:
+        """Check a buffer that was loaded, and make a sampler for it."""
+        loaded = self.replay_buffer
+        assert loaded is not None
+        if before is not None and loaded.n_envs != before.n_envs:
             raise ValueError(
-                f"{getattr(path, 'name', path)} holds transitions of {loaded.n_envs} environments, "
+                f"{path} holds transitions of {loaded.n_envs} environments, "
                 f"and this model has {before.n_envs}: load the model with an env of "
                 f"{loaded.n_envs} environments"
             )
-        if self.sampler is not None:
-            self.sampler.added(self.replay_view.window.indices())
+        for name in ("observation_space", "action_space"):
+            held, wanted = getattr(loaded, name), getattr(self, name)
+            if held != wanted:
+                raise ValueError(
+                    f"{path} holds transitions with {name} {held}, and this model has {wanted}"
+                )
+        saved = loaded.__dict__.pop(SAMPLER_STATE, None)
+        config = self.sampler_config()
+        if config is None:
+            return
+        sampler = _built(config, Sampler, self)  # for a buffer of this size
+        if saved is not None and saved["sampler"] == type(sampler).__name__:
+            sampler.load_state_dict(saved["state"])
+        else:
+            sampler.added(self.replay_view.window.indices())
+        self.sampler = sampler
+
+    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """As in SB3; a sampler's state goes with it, and stock SB3 can still load the file."""
+        if self.sampler is None or self.replay_buffer is None:
+            super().save_replay_buffer(path)
+            return
+        state = {"sampler": type(self.sampler).__name__, "state": self.sampler.state_dict()}
+        setattr(self.replay_buffer, SAMPLER_STATE, state)
+        try:
+            super().save_replay_buffer(path)
+        finally:
+            delattr(self.replay_buffer, SAMPLER_STATE)
 
     def save_for_sb3(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """Save a zip that stock SB3 loads, without anything of ours.
@@ -314,12 +378,6 @@ class Composable(OffPolicyAlgorithm):
     def own_attributes(self) -> set[str]:
         """Names of the plain attributes that stock SB3 does not know."""
         return {one.name for one in own_arguments(type(self))} | {"saved_by", "weigher_class"}
-
-
-def _plain(config: Any) -> Any:
-    """A registered config as ``{"name": ..., **options}``; anything else as it is."""
-    spec = registry.spec_of(type(config)) if is_dataclass(config) else None
-    return config if spec is None else {"name": spec.name, **asdict(config)}
 
 
 def _built(config: Any, kind: type, algorithm: Composable) -> Any:

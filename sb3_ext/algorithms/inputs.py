@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
 from typing import Any, NoReturn
 
 import numpy as np
@@ -67,6 +68,12 @@ def resolve_config(kind: Kind, value: Any) -> Any:
             f"a mapping with a 'name', got {value!r}"
         )
     return value
+
+
+def plain_config(config: Any) -> Any:
+    """A registered config as ``{"name": ..., **options}``; anything else as it is."""
+    spec = registry.spec_of(type(config)) if is_dataclass(config) else None
+    return config if spec is None else {"name": spec.name, **asdict(config)}
 
 
 def check_transition(

@@ -48,6 +48,10 @@ class Sampler(Protocol):
     def observe(self, indices: Indices, td_error: Tensor) -> None:
         """The TD errors ``[n, n_critics]`` of drawn transitions, from before the update."""
 
+    def metrics(self) -> Mapping[str, float]:
+        """Health figures for the logger, by their keys (``per/beta``)."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """All that ``draw`` uses beside its arguments: arrays, tensors and plain values.
 

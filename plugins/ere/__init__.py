@@ -1,0 +1,1 @@
+"""Emphasising recent experience (Wang and Ross 2019)."""

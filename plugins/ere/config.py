@@ -1,0 +1,96 @@
+"""The options of ERE, as users write them and as they are saved."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sb3_ext.algorithms.composable import Composable
+from sb3_ext.algorithms.inputs import plain_config, resolve_config
+from sb3_ext.options import INTEGER, Default, Law, between, check_options, is_integer, maybe, one_of
+from sb3_ext.plugins.ere.sampler import RecentSampler
+from sb3_ext.replay.sampler import SamplerConfig
+
+DEFAULT_C_MIN = Default(5000)
+
+
+@dataclass(frozen=True)
+class EmphasizeRecent:
+    """Draws the more from the newest transitions the later in a round (Wang and Ross 2019).
+
+    :param eta: in (0, 1]; the smaller, the more recent; 1 is uniform (paper: 0.996)
+    :param eta_end: what ``eta`` moves to over the training, linearly (paper: 1); None leaves it
+    :param c_min: the smallest window, in transitions (paper: 5000). The default shrinks to a
+        twentieth of a small replay buffer
+    :param cycle: what a round of updates is. ``"auto"``: one call of ``train`` where that does more
+        than one update (the paper's, as with ``train_freq=(1, "episode")``), and else a virtual
+        round as long as the mean of the last episodes; ``"round"``: always one call of ``train``;
+        an integer: so many updates; ``"age"``: no rounds, each draw has a window of its own, which
+        gives the same law
+    :param size: N of the paper: ``"capacity"`` of the buffer (as the authors' code has it: early in
+        training most windows hold all there is), or its ``"current"`` size
+    :param inner: who draws within the window: another sampler's config, name (``"per"``) or
+        mapping; None draws uniformly
+    """
+
+    eta: float = 0.996
+    eta_end: float | None = None
+    c_min: int = DEFAULT_C_MIN
+    cycle: str | int = "auto"
+    size: str = "capacity"
+    inner: SamplerConfig | Mapping[str, Any] | str | None = None
+
+    def __post_init__(self) -> None:
+        check_options(self, _LAWS)
+        # Kept as plain values, so that the whole can be saved and written to a YAML.
+        object.__setattr__(self, "inner", plain_config(resolve_config("sampler", self.inner)))
+        if isinstance(self.inner, Mapping) and self.inner.get("name") == "ere":
+            raise ValueError("EmphasizeRecent: inner must be another sampler than ERE itself")
+
+    def fitted_to(self, capacity: int) -> EmphasizeRecent:
+        """The options for a replay buffer.
+
+        :param capacity: how many transitions it has room for
+        :return: the same, but for a default ``c_min`` that does not fit: it shrinks, with a note
+        :raises ValueError: if a chosen ``c_min`` is more than there is room for
+        """
+        c_min = self.c_min
+        if isinstance(c_min, Default) and c_min * 20 > capacity:
+            c_min = max(capacity // 20, 1)
+            warnings.warn(
+                f"the default c_min={self.c_min} is more than a twentieth of a replay buffer of "
+                f"{capacity} transitions, which would make ERE nearly uniform; using {c_min}",
+                stacklevel=2,
+            )
+        if c_min > capacity:
+            raise ValueError(
+                f"c_min must not be more than the replay buffer holds, got c_min={c_min} and room "
+                f"for {capacity} transitions: lower c_min or raise buffer_size"
+            )
+        return replace(self, c_min=int(c_min))
+
+    def build(self, algorithm: Composable) -> RecentSampler:
+        """The living part."""
+        window = algorithm.replay_view.buffer
+        config = self.fitted_to(window.buffer_size * window.n_envs)
+        inner = resolve_config("sampler", self.inner)
+        return RecentSampler(
+            config,
+            None if inner is None else inner.build(algorithm),
+            seed=algorithm.seed,
+            buffer=window,
+        )
+
+
+_LAWS: dict[str, Law] = {
+    "eta": between(0, 1, low_open=True),
+    "eta_end": maybe(between(0, 1, low_open=True)),
+    "c_min": INTEGER,
+    "cycle": (
+        lambda value: value in ("auto", "round", "age") or is_integer(value),
+        "'auto', 'round', 'age' or an integer >= 1",
+    ),
+    "size": one_of("capacity", "current"),
+}

@@ -1,0 +1,136 @@
+"""The living part of ERE: a window that shrinks from update to update."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
+from torch import Tensor
+
+from sb3_ext.plugins.ere.equations import annealed_eta, window_size
+from sb3_ext.replay.sampler import Drawn, Sampler
+from sb3_ext.replay.window import Indices, Window
+from sb3_ext.updates import Clock
+
+if TYPE_CHECKING:
+    from sb3_ext.plugins.ere.config import EmphasizeRecent
+
+#: Length of a virtual round before the first episode has ended, and how many episodes count.
+_FIRST_ROUND = 1000
+_EPISODES = 100
+
+
+class RecentSampler(Sampler):
+    """Draws from the newest c_k transitions, uniformly or by an inner sampler.
+
+    :param config: the options, fitted to the buffer
+    :param inner: who draws within the window, or None
+    :param seed: of its own generator; None takes torch's
+    :param buffer: whose ends of episodes are counted
+    """
+
+    def __init__(
+        self,
+        config: EmphasizeRecent,
+        inner: Sampler | None,
+        *,
+        seed: int | None,
+        buffer: ReplayBuffer,
+    ) -> None:
+        self.config = config
+        self.inner = inner
+        self.buffer = buffer
+        self.rng = np.random.Generator(np.random.PCG64(th.initial_seed() if seed is None else seed))
+        #: Update k of the virtual round, and its length K.
+        self.k, self.round = 0, self._next_round()
+        self._running = np.zeros(buffer.n_envs, dtype=np.int64)
+        self._lengths: deque[int] = deque(maxlen=_EPISODES)
+        self._metrics: dict[str, float] = {}
+
+    # -- what the loop calls -----------------------------------------------------------------
+
+    def draw(self, n: int, window: Window, clock: Clock) -> Drawn:
+        """Choose ``n`` transitions of the window's newest."""
+        eta = self.config.eta
+        if self.config.eta_end is not None:
+            eta = annealed_eta(1 - clock.progress_remaining, eta, self.config.eta_end)
+        full = window.capacity * window.n_envs
+        size = full if self.config.size == "capacity" else window.size
+        if self.config.cycle == "age" and self.inner is None:
+            return self._draw_ages(n, window, size, eta)
+        newest = window.newest(window_size(*self._position(clock), size, eta, self.config.c_min))
+        self._metrics = {"ere/eta": eta, "ere/window": float(newest.size)}
+        if self.inner is not None:
+            return self.inner.draw(n, newest, clock)
+        return Drawn(newest.draw(n, self.rng))
+
+    def added(self, indices: Indices) -> None:
+        """Count the lengths of episodes, for the virtual round."""
+        if self.inner is not None:
+            self.inner.added(indices)
+        if self.config.cycle == "auto" and len(indices) == self.buffer.n_envs:
+            rows, envs = np.divmod(indices, self.buffer.n_envs)
+            self._running[envs] += 1
+            for env in envs[self.buffer.dones[rows, envs] > 0]:
+                self._lengths.append(int(self._running[env]))
+                self._running[env] = 0
+
+    def observe(self, indices: Indices, td_error: Tensor) -> None:
+        """For the inner sampler."""
+        if self.inner is not None:
+            self.inner.observe(indices, td_error)
+
+    def metrics(self) -> Mapping[str, float]:
+        """The window and eta of the last update, and what the inner sampler says."""
+        return {**self._metrics, **({} if self.inner is None else self.inner.metrics())}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the round is, lengths of episodes, the generator, and the inner sampler's state."""
+        return {
+            "k": self.k,
+            "round": self.round,
+            "running": self._running.copy(),
+            "lengths": list(self._lengths),
+            "rng": self.rng.bit_generator.state,
+            "inner": None if self.inner is None else self.inner.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what ``state_dict`` gave."""
+        if self.inner is not None:
+            self.inner.load_state_dict(state["inner"])
+        self.k, self.round = int(state["k"]), int(state["round"])
+        self._running = np.array(state["running"], dtype=np.int64)
+        self._lengths = deque(state["lengths"], maxlen=_EPISODES)
+        self.rng.bit_generator.state = state["rng"]
+
+    # -- the parts ---------------------------------------------------------------------------
+
+    def _position(self, clock: Clock) -> tuple[float, float]:
+        """Update k and length K of the round that this draw is in."""
+        if self.config.cycle == "age":  # one window for the batch, since its inner draws from one
+            return float(self.rng.random()), 1.0
+        if self.config.cycle == "round" or (self.config.cycle == "auto" and clock.n_updates > 1):
+            return clock.update, clock.n_updates
+        position = self.k, self.round
+        self.k += 1
+        if self.k >= self.round:
+            self.k, self.round = 0, self._next_round()
+        return position
+
+    def _next_round(self) -> int:
+        if isinstance(self.config.cycle, int):
+            return self.config.cycle
+        lengths = getattr(self, "_lengths", ())
+        return max(1, round(sum(lengths) / len(lengths))) if lengths else _FIRST_ROUND
+
+    def _draw_ages(self, n: int, window: Window, size: int, eta: float) -> Drawn:
+        """Each transition from a window of its own: together they follow the closed-form law."""
+        windows = np.maximum(size * eta ** (1000 * self.rng.random(n)), self.config.c_min)
+        windows = np.minimum(windows, window.size)
+        self._metrics = {"ere/eta": eta, "ere/window": float(windows.mean())}
+        return Drawn(window.of_age((self.rng.random(n) * windows).astype(np.int64)))

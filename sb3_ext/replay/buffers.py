@@ -1,0 +1,115 @@
+"""SB3's own door to a sampler: ``replay_buffer_class=`` and ``replay_buffer_kwargs=``.
+
+Under one of our bases such a class is never made: it stands for SB3's buffer with the sampler,
+which is what ``replay=`` says, too. What differs is stock SB3, which makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, ClassVar
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_ext.replay.sampler import Sampler, SamplerConfig
+from sb3_ext.replay.storage import Replay
+from sb3_ext.signatures import require_known
+from sb3_ext.updates import Clock
+
+#: Of SB3's buffers; all other keywords are the sampler's.
+_BUFFER_ARGUMENTS = ("handle_timeout_termination",)
+
+
+class SamplerReplayBuffer(ReplayBuffer):
+    """A sampler as a replay buffer class; inherit and name its ``config``.
+
+    :raises TypeError: always under a stock class, unless a subclass can do without TD errors
+    """
+
+    config: ClassVar[type[Any]]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        name = type(self).__name__
+        raise TypeError(
+            f"{name} learns from the TD errors of every update, which the classes of "
+            "stable_baselines3 and sb3_contrib do not hand out: take the class of the same name "
+            f"from sb3_ext (`from sb3_ext import SAC`), with replay_buffer_class={name} as it is"
+        )
+
+    @classmethod
+    def split(cls, kwargs: Mapping[str, Any] | None) -> tuple[SamplerConfig, dict[str, Any]]:
+        """The sampler's config in ``replay_buffer_kwargs``, and what is left for SB3's buffer.
+
+        :raises TypeError: for a misspelt argument, with the near miss
+        """
+        given = dict(kwargs or {})
+        require_known(cls.config, given, where=cls.__name__, also=_BUFFER_ARGUMENTS)
+        names = {field.name for field in fields(cls.config)}
+        options = {name: value for name, value in given.items() if name in names}
+        rest = {name: value for name, value in given.items() if name not in names}
+        config: SamplerConfig = cls.config(**options)
+        return config, rest
+
+
+class DrawingReplayBuffer(SamplerReplayBuffer):
+    """One that also works under stock SB3: its sampler needs neither TD errors nor a clock.
+
+    For Dict observations it makes its own subclass of SB3's ``DictReplayBuffer``.
+    """
+
+    for_dicts: ClassVar[type[ReplayBuffer]]
+
+    def __new__(cls, buffer_size: int, observation_space: Any, *args: Any, **kwargs: Any) -> Any:
+        """As SB3 calls it; a Dict space gets the class for dicts."""
+        is_dict = isinstance(observation_space, spaces.Dict)
+        return object.__new__(cls.for_dicts if is_dict else cls)
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return (self.buffer_size, self.observation_space)
+
+    def __init__(
+        self, buffer_size: int, observation_space: Any, action_space: Any, **kwargs: Any
+    ) -> None:
+        shared = {name: kwargs.pop(name) for name in list(kwargs) if name in _OF_STOCK}
+        config, rest = self.split(kwargs)
+        plain: Any = DictReplayBuffer if isinstance(self, DictReplayBuffer) else ReplayBuffer
+        plain.__init__(self, buffer_size, observation_space, action_space, **shared, **rest)
+        self.sampler = self.make_sampler(config)
+
+    def make_sampler(self, config: Any) -> Sampler:
+        """The living part, without an algorithm.
+
+        :raises ValueError: for options that need one of our bases
+        """
+        raise NotImplementedError
+
+    def add(self, *args: Any, **kwargs: Any) -> None:
+        """As in SB3; the sampler is told."""
+        row = self.pos
+        super().add(*args, **kwargs)
+        self.sampler.added(row * self.n_envs + np.arange(self.n_envs))
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
+        """As in SB3, of the transitions that the sampler chooses."""
+        return Replay(self, env, self.sampler).draw(batch_size, Clock(0, 1, 1.0)).samples
+
+
+def replay_door(kwargs: dict[str, Any], replay: Any) -> Any:
+    """What ``replay=`` is, if it came by SB3's door; the two arguments of that door are taken away.
+
+    :param kwargs: arguments of an algorithm's constructor; changed in place
+    :param replay: what ``replay=`` was given
+    """
+    chosen = kwargs.get("replay_buffer_class")
+    if not (isinstance(chosen, type) and issubclass(chosen, SamplerReplayBuffer)):
+        return replay
+    config, rest = chosen.split(kwargs.get("replay_buffer_kwargs"))
+    kwargs |= {"replay_buffer_class": None, "replay_buffer_kwargs": rest}
+    return config
+
+
+_OF_STOCK = ("device", "n_envs", "optimize_memory_usage")
