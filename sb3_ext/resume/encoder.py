@@ -6,7 +6,7 @@ import collections
 import enum
 import random
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -36,11 +36,19 @@ class Encoder:
     """Makes trees; several of one encoder share their arrays.
 
     :param special: asked first; its answer is the node, or ``NotImplemented``
+    :param arrays: where arrays go; those of another encoder are kept
+    :param elsewhere: values that are written by somebody else, and are left out here
     """
 
-    def __init__(self, special: Callable[[Encoder, Any, str], Node] | None = None) -> None:
-        self.arrays: list[np.ndarray] = []
+    def __init__(
+        self,
+        special: Callable[[Encoder, Any, str], Node] | None = None,
+        arrays: list[np.ndarray] | None = None,
+        elsewhere: Iterable[Any] = (),
+    ) -> None:
+        self.arrays: list[np.ndarray] = [] if arrays is None else arrays
         self.opaque: list[str] = []
+        self.elsewhere = {id(value): value for value in elsewhere}
         self._special = special
         # id -> (number, value): holding the value keeps its id from being given to another.
         self._seen: dict[int, tuple[int, Any]] = {}
@@ -62,6 +70,8 @@ class Encoder:
             return node
         if id(value) in self._seen:
             return {"same": self._seen[id(value)][0]}
+        if id(value) in self.elsewhere:
+            return MISSING
         if self._special is not None:
             node = self._special(self, value, where)
             if node is not NotImplemented:
@@ -110,7 +120,7 @@ class Encoder:
         if isinstance(value, collections.deque):
             return self._sequence("deque", value, where)
         if type(value) in (set, frozenset):
-            return self._sequence("set", sorted(value, key=repr), where)
+            return self._sequence(type(value).__name__, sorted(value, key=repr), where)
         if isinstance(value, (dict, types.MappingProxyType)):
             return self._mapping(value, where)
         if isinstance(value, np.random.Generator):
