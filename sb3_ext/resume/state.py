@@ -38,6 +38,7 @@ from sb3_ext.resume.environments import (
     restore_random,
     restore_vec_env,
 )
+from sb3_ext.resume.networks import capture_networks, restore_networks
 from sb3_ext.resume.store import read_state, write_state
 from sb3_ext.resume.tree import (
     MISSING,
@@ -128,6 +129,7 @@ def capture(model: BaseAlgorithm, root: BaseCallback, start: Start, folder: Path
     tree["buffer"] = None if buffer is None else capture_buffer(encoder, buffer)
     if isinstance(model, Composable) and model.sampler is not None:
         tree["sampler"] = encoder.encode(model.sampler.state_dict(), "sampler")
+    tree["networks"] = capture_networks(encoder, model)
     tree["model"] = _changed(encoder, model, model_before, _model_names(model))
     tree["noise"] = encoder.encode(_exploration_noise(model), "noise")
     tree["logger"] = [encoder.encode(dict(pending), "logger") for pending in _pending(model)]
@@ -161,6 +163,7 @@ def restore(model: BaseAlgorithm, root: BaseCallback, start: Start, folder: Path
         restore_buffer(decoder, tree["buffer"], buffer)
     if isinstance(model, Composable) and model.sampler is not None and "sampler" in tree:
         model.sampler.load_state_dict(decoder.restore(tree["sampler"], None))
+    restore_networks(decoder, tree.get("networks", {}), model)
     fresh_obs = {
         name: getattr(model, name)
         for name in ("_last_obs", "_last_original_obs", "_last_episode_starts")

@@ -94,6 +94,8 @@ def train(
             _require_way_on(cls, run, options)
         if options.video_every:
             require_film(options)
+        if not resume:  # before all else: a run that is killed now can be told from no run
+            write_options(run, options)
         model, evaluation_env = _build(cls, options, run, resume, allow_pickle)
         write_options(run, options)  # a resumed run may have been given more steps
     except BaseException:

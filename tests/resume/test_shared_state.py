@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import stable_baselines3 as sb3
+import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
@@ -21,6 +22,7 @@ from sb3_ext.resume.encoder import Encoder
 from sb3_ext.resume.episodes import Episode
 from sb3_ext.resume.store import lock_folder, unlock_folder
 from sb3_ext.resume.tree import StateMismatchError
+from sb3_ext.trees import same
 from tests.cut_runs import CutError, Recorder, cut_and_resume, require_same
 from tests.environments import Drift
 
@@ -350,3 +352,36 @@ def test_a_damaged_one_is_not_among_those_that_are_kept(tmp_path):
         learn(ppo(DummyVecEnv([lambda: Monitor(Drift())])), tmp_path, 320)
     names = sorted(path.name for path in tmp_path.glob("checkpoints/step-*"))
     assert names == ["step-000000288", "step-000000320"]
+
+
+class WithFeatures(sb3.PPO):
+    """Holds a network and an optimiser that its zip leaves out."""
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self.features = th.nn.Linear(2, 2)
+        self.stepper = th.optim.Adam(self.policy.parameters(), lr=0.1)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "features", "stepper"]
+
+    def train(self) -> None:
+        super().train()
+        self.stepper.zero_grad()
+        self.policy.value_net.weight.grad = th.ones_like(self.policy.value_net.weight)
+        self.stepper.step()
+
+
+def test_a_network_and_an_optimiser_beside_the_zip_come_back(tmp_path):
+    def make() -> Any:
+        env = DummyVecEnv([lambda: Monitor(Drift())])
+        return WithFeatures("MlpPolicy", env, n_steps=32, batch_size=32, n_epochs=1)
+
+    model = make()  # without a seed: a new process draws others
+    learn(model, tmp_path, 96)
+    again = make()
+    assert not same(again.features.state_dict(), model.features.state_dict())
+    learn(again, tmp_path, 96)
+    assert same(again.features.state_dict(), model.features.state_dict())
+    assert same(again.stepper.state_dict(), model.stepper.state_dict())
+    assert model.stepper.state_dict()["state"]
