@@ -58,11 +58,11 @@ class Encoder:
         if type(value) in (type(None), bool, int, float, str):  # not their subclasses
             return value
         if isinstance(value, np.generic):
-            return {"scalar": self._store(np.asarray(value))}
+            return {"scalar": self.store(np.asarray(value))}
         if isinstance(value, enum.Enum):
             return {"enum": value.name, "class": class_name(value)}
         if isinstance(value, bytes):
-            return {"bytes": self._store(np.frombuffer(value, dtype=np.uint8))}
+            return {"bytes": self.store(np.frombuffer(value, dtype=np.uint8))}
         if isinstance(value, tuple):
             node = self._sequence("tuple", value, where)
             if node is not MISSING and type(value) is not tuple:
@@ -112,9 +112,9 @@ class Encoder:
         if isinstance(value, np.ndarray):
             if value.dtype.hasobject:
                 return self._note(value, where)
-            return {"array": self._store(value)}
+            return {"array": self.store(value)}
         if isinstance(value, th.Tensor):
-            return {"tensor": self._store(value.detach().cpu().numpy())}
+            return {"tensor": self.store(value.detach().cpu().numpy())}
         if type(value) is list:
             return self._sequence("list", value, where)
         if isinstance(value, collections.deque):
@@ -150,7 +150,7 @@ class Encoder:
         kind = type(value).__name__
         if kind == "MjData":
             state = np.frombuffer(value.__getstate__(), dtype=np.uint8)
-            return {"mjdata": self._store(state)}
+            return {"mjdata": self.store(state)}
         if kind == "MjModel":
             return {"mjmodel": mujoco_model_digest(value)}
         return self._note(value, where)
@@ -175,7 +175,8 @@ class Encoder:
                 pairs.append([name, node])
         return {"dict": pairs, "kept": kept}
 
-    def _store(self, array: np.ndarray) -> int:
+    def store(self, array: np.ndarray) -> int:
+        """Set an array aside; its number."""
         self.arrays.append(array)
         return len(self.arrays) - 1
 

@@ -196,7 +196,7 @@ def capture_vec_env(encoder: Encoder, venv: VecEnv, where: str) -> Node:
         node["workers"] = []
         for i, state in enumerate(venv.env_method("capture_state")):
             encoder.opaque += [f"{where}[{i}] {told}" for told in state["opaque"]]
-            numbers = [encoder.encode(array, where)["array"] for array in state["arrays"]]
+            numbers = [encoder.store(array) for array in state["arrays"]]
             node["workers"].append({"tree": state["tree"], "arrays": numbers})
     else:
         remedy = (
