@@ -12,7 +12,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_FRAMEWORK = {
+FRAMEWORK = {
     "Clock": "sb3_ext.updates",
     "Draw": "sb3_ext.updates",
     "Step": "sb3_ext.updates",
@@ -29,8 +29,8 @@ def __getattr__(name: str) -> Any:
     # Python and its tools ask modules for many private names; none of them is a plugin.
     if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name in _FRAMEWORK:
-        return getattr(importlib.import_module(_FRAMEWORK[name]), name)
+    if name in FRAMEWORK:
+        return getattr(importlib.import_module(FRAMEWORK[name]), name)
     # `from sb3_ext import td` asks here first: a submodule must not set off a search for plugins.
     submodule = f"{__name__}.{name}"
     if importlib.util.find_spec(submodule) is not None:
@@ -60,7 +60,7 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     # Only names that survive a getattr: tools walk over dir().
     return sorted(
-        {*globals(), *_FRAMEWORK, *_claimed("ok")} - {"Any", "difflib", "importlib", "warnings"}
+        {*globals(), *FRAMEWORK, *_claimed("ok")} - {"Any", "difflib", "importlib", "warnings"}
     )
 
 

@@ -21,4 +21,5 @@ from sb3_ext.updates import Draw as Draw
 from sb3_ext.updates import Step as Step
 from sb3_ext.weighting import Weighting as Weighting
 
+FRAMEWORK: dict[str, str]
 __version__: str

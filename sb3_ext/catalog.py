@@ -35,8 +35,8 @@ def find_algorithm(name: str) -> tuple[str, Any]:
         raise UsageError(
             f"no algorithm {name!r}: before the colon stands one of {', '.join(STOCK)}"
         )
-    if not prefix and _is_registered(bare):
-        return bare, registry.load(bare, kind="algorithm")
+    if not prefix and (own := _registered(bare)):
+        return own, registry.load(own, kind="algorithm")
     for home, (module, names) in STOCK.items():
         for one in names:
             if bare.lower() == one.lower() and prefix in ("", home):
@@ -58,6 +58,14 @@ def algorithm_names() -> list[str]:
     return names
 
 
-def _is_registered(name: str) -> bool:
-    """Whether a plugin claims the name, be it a broken one: its own error says more than ours."""
-    return any(name in row.keys and not row.disabled for row in registry.plugins())
+def _registered(name: str) -> str | None:
+    """The name that a plugin claims, be it a broken one: its own error says more than ours.
+
+    Its case does not matter, unless two names differ in nothing else.
+    """
+    rows = [row for row in registry.plugins() if not row.disabled]
+    if any(name in row.keys for row in rows):
+        return name
+    alike = [[key for key in sorted(row.keys) if key.lower() == name.lower()] for row in rows]
+    found = [keys for keys in alike if keys]
+    return found[0][0] if len(found) == 1 else None

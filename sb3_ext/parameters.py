@@ -22,6 +22,7 @@ def load_parameters(model: BaseAlgorithm, path: Path) -> None:
     :param path: a zip of ``model.save``
     :raises CheckpointError: if they do not fit
     """
+    checkpoints.inspect(path)  # a damaged file is told from one that does not fit
     try:
         _, states, tensors = load_from_zip_file(path, device=model.device, load_data=False)
         model.set_parameters(states, exact_match=True, device=model.device)

@@ -42,7 +42,7 @@ def test_the_stub_names_exactly_the_plugins_of_ours_and_the_framework():
         if row.spec and row.distribution == registry.OWN_DISTRIBUTION
         for name, target in row.spec.targets.items()
     }
-    assert stub() == {**ours, **sb3_ext._FRAMEWORK}
+    assert stub() == {**ours, **sb3_ext.FRAMEWORK}
 
 
 def test_dir_lists_every_public_name_and_nothing_that_merely_got_imported():

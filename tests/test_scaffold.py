@@ -107,7 +107,8 @@ def test_the_switches_turn_it_off(site, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("MyMethod", "is lower_snake"),
+        ("MyMethod", "did you mean 'my_method'"),
+        ("sampler", "Sampler is a name of sb3_ext itself"),
         ("1st", "is lower_snake"),
         ("../out", "is lower_snake"),
         ("class", "is a word of Python"),

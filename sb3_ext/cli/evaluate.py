@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import tempfile
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,10 @@ def run(arguments: argparse.Namespace) -> int:
     print(", ".join(f"{name} {value}" for name, value in told.items()))
     print(f"episodes   {arguments.episodes}, seed {arguments.seed}")
     print(f"return     mean {sum(returns) / len(returns):.1f}, standard deviation {spread:.1f}")
-    print(f"           interquartile mean {interval}, 95 % over episodes")
+    if interval.n > 1:
+        print(f"           interquartile mean {interval}, 95 % over episodes")
+    else:
+        print("           no interval from one episode")
     print(f"length     mean {sum(lengths) / len(lengths):.1f}, {min(lengths)} to {max(lengths)}")
     if film is not None:
         print(f"film       {film.path}, return {film.reward:.1f} in {film.length} steps")
@@ -114,13 +118,20 @@ def _require_film(path: Path | None) -> None:
         raise UsageError(f"--video must end in .gif, got {path}")
     if path.is_dir():
         raise UsageError(f"--video must name a file, but {path} is a folder")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UsageError(f"--video cannot be written to {path.parent}: {error.strerror}") from error
 
 
 def _recorder(arguments: argparse.Namespace, model: Any, options: Any) -> Any:
     """What films; the environment is made again, to be drawn into pictures."""
-    from sb3_ext.running.making import make_film_env
+    from sb3_ext.running.making import make_film_env, require_film
     from sb3_ext.tracking.video import EpisodeRecorder
 
+    require_film(options)
     try:
         return EpisodeRecorder(
             model,

@@ -60,7 +60,10 @@ def _info(arguments: argparse.Namespace) -> int:
             # The registry knows samplers and weightings, the catalog SB3's algorithms.
             hint = "did you mean"
             raise (other if hint in str(other) and hint not in str(error) else error) from None
-        return _info_on_stock(name, cls)
+        if ":" in name:
+            return _info_on_stock(name, cls)
+        arguments.name = name  # in its own case
+        row, spec = registry.find(name)
     target: Any = None
     fault = ""
     if not row.missing:

@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     home = new_plugin(arguments.name, arguments.folder, arguments.kind)
     name = arguments.name.replace("-", "_")
     print(f"{home} is a plugin with one {arguments.kind}.\n\nNext:")
-    for line in (f"cd {home}", "pip install -e .", "pytest", f"sb3-ext info {name}"):
+    for line in (f"cd {home}", 'pip install -e ".[test]"', "pytest", f"sb3-ext info {name}"):
         print(f"  {line}")
     part = f"sb3_ext_{name}/{arguments.kind}.py"
     print(f"Then change equations.py and {part}; docs/plugin-authors.md explains the parts.")

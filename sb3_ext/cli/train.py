@@ -1,7 +1,9 @@
 """`sb3-ext train`: a run directory from one line, and back into it after a kill."""
 
 import argparse
+import contextlib
 import dataclasses
+import itertools
 import shlex
 import signal
 import sys
@@ -124,9 +126,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Train or resume, then show what there is."""
     from sb3_ext.running import run_options
 
+    made: list[Path] = []
     if arguments.resume is None:
         options, folder = _options(arguments), arguments.run_dir
-        folder = _free_folder(options) if folder is None else folder
+        if folder is None:
+            folder, made = _free_folder(options)
     else:
         _require_alone(arguments)
         folder = arguments.resume
@@ -137,13 +141,18 @@ def run(arguments: argparse.Namespace) -> int:
             track=options.track if arguments.track is None else arguments.track,
         )
     progress = sys.stdout.isatty() if arguments.progress is None else arguments.progress
-    result = _train(
-        options,
-        folder,
-        resume=arguments.resume is not None,
-        progress=progress,
-        allow_pickle=arguments.allow_pickle,
-    )
+    try:
+        result = _train(
+            options,
+            folder,
+            resume=arguments.resume is not None,
+            progress=progress,
+            allow_pickle=arguments.allow_pickle,
+        )
+    finally:
+        for empty in made:  # where the run came to nothing; others are kept by what is in them
+            with contextlib.suppress(OSError):
+                empty.rmdir()
     if result.stopped:
         print(f"\nStopped at step {result.steps:,}. To go on:\n  {_way_on(folder)}")
         return 130
@@ -221,7 +230,10 @@ def _options(arguments: argparse.Namespace) -> "TrainOptions":
         ("hyperparameters", arguments.settings, "--set"),
         ("env_kwargs", arguments.env_set, "--env-set"),
     ):
-        values[name] = _merged(values.get(name) or {}, read_settings(settings, option))
+        given = values.get(name) or {}
+        if not isinstance(given, dict):
+            raise UsageError(f"{arguments.config}: {name} must be a mapping, got {given!r}")
+        values[name] = _merged(given, read_settings(settings, option))
     TrainOptions.require_known(values, str(arguments.config or "the command line"))
     missing = [
         told for told, name in (("ALGO", "algorithm"), ("--env", "env")) if not values.get(name)
@@ -258,18 +270,31 @@ def _require_alone(arguments: argparse.Namespace) -> None:
         )
 
 
-def _free_folder(options: "TrainOptions") -> Path:
-    """``runs/lfiw_sac/Hopper-v5_1``, or the first number that is free: RL Zoo's layout."""
+def _free_folder(options: "TrainOptions") -> tuple[Path, list[Path]]:
+    """``runs/lfiw_sac/Hopper-v5_1``, or the first number that is free: RL Zoo's layout.
+
+    It is made at once, so that another start at this moment gets the next number.
+
+    :return: the folder, and all that was made for it, innermost first
+    """
     from sb3_ext import registry
 
     bare = options.algorithm.rpartition(":")[2]
     known = {spec.public_name: spec.name for spec in registry.public_names().values()}
     parent = Path("runs") / known.get(bare, bare).lower()
     stem = options.env.replace("/", "-").replace(":", "-")
-    number = 1
-    while (parent / f"{stem}_{number}").exists():
-        number += 1
-    return parent / f"{stem}_{number}"
+    for number in itertools.count(1):
+        folder = parent / f"{stem}_{number}"
+        try:
+            above = [one for one in (parent, *parent.parents) if not one.exists()]
+            parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UsageError(f"no run can be written to {parent}: {error.strerror}") from error
+        return folder, [folder, *above]
+    raise AssertionError("there is always another number")
 
 
 def _draw(folder: Path, options: "TrainOptions") -> None:

@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from sb3_ext.errors import CheckpointError
 from sb3_ext.resume.state import Start, capture, require_supported, restore
 from sb3_ext.resume.store import (
-    latest_checkpoint,
+    checkpoint_to_resume,
     lock_folder,
     read_manifest,
     require_folder,
@@ -78,7 +78,7 @@ class ResumableCheckpoint(BaseCallback):
         if self.resumed_from is not None:
             return self.resumed_from
         known = self._trained is not None
-        path = self._pending if known else latest_checkpoint(self.run_dir)
+        path = self._pending if known else checkpoint_to_resume(self.run_dir)
         return None if path is None else int(read_manifest(path)["num_timesteps"])
 
     def request_stop(self) -> None:
@@ -89,12 +89,12 @@ class ResumableCheckpoint(BaseCallback):
         require_supported(self.model)
         self._root = self.locals.get("callback", self)
         self._start = Start.of(self.model, self._root)
-        self.stopped = self.stop_requested = False
+        self.stopped = False  # a stop may have been asked for while all was set up
         goes_on = self._trained is self.model and self.model.num_timesteps > 0
         self._trained = self.model
         require_folder(self.run_dir)
         lock_folder(self.run_dir)
-        newest = latest_checkpoint(self.run_dir)
+        newest = checkpoint_to_resume(self.run_dir)
         reached = 0 if newest is None else int(read_manifest(newest)["num_timesteps"])
         if goes_on:  # learn(reset_num_timesteps=False), in this process
             if reached > self.model.num_timesteps:
@@ -136,6 +136,7 @@ class ResumableCheckpoint(BaseCallback):
         # Where a callback ended the training in mid-rollout, the last step is in no buffer.
         if self._between and self.model.num_timesteps != self._saved_at:
             self._save()
+        self.stop_requested = False
         unlock_folder(self.run_dir)
 
     def _resume(self) -> None:
@@ -164,6 +165,12 @@ class ResumableCheckpoint(BaseCallback):
                 lambda folder: capture(self.model, self._root, start, folder),
                 keep=self.keep,
             )
+        except (ConnectionError, EOFError) as error:  # no fault of the disk
+            ended = str(error) or type(error).__name__
+            raise CheckpointError(
+                f"the environments' processes have ended ({ended}), so "
+                f"training cannot go on; the last checkpoint is {self.last or 'not written yet'}"
+            ) from error
         except (OSError, RuntimeError) as error:  # torch's writer says the latter on a full disk
             kept = f"the last one is {self.last}" if self.last else "there is none yet"
             cause = getattr(error, "strerror", None) or error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import enum
 import random
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -55,11 +56,22 @@ class Decoder:
         return self._remember(node, getattr(self, f"_{kind}")(node, current))
 
     def set_attributes(self, nodes: Mapping[str, Node], target: Any) -> None:
-        """Put attributes back into an object."""
+        """Put attributes back into an object.
+
+        :raises StateMismatchError: naming the attribute that does not fit
+        """
         for name, node in nodes.items():
-            value = self.restore(node, getattr(target, name, None))
-            if getattr(target, name, MISSING) is not value:
-                object.__setattr__(target, name, value)
+            try:
+                value = self.restore(node, getattr(target, name, None))
+                if getattr(target, name, MISSING) is not value:
+                    object.__setattr__(target, name, value)
+            except StateMismatchError:
+                raise
+            except Exception as error:  # a stranger's attribute may do anything
+                raise StateMismatchError(
+                    f"{type(target).__name__}.{name} cannot be put back "
+                    f"({type(error).__name__}: {error})"
+                ) from error
 
     def _remember(self, node: Node, value: Any) -> Any:
         if "number" in node:
@@ -73,9 +85,8 @@ class Decoder:
         return self.arrays[node["bytes"]].tobytes()
 
     def _enum(self, node: Node, current: Any) -> enum.Enum:
-        if not isinstance(current, enum.Enum) or class_name(current) != node["class"]:
-            raise StateMismatchError(f"a {node['class']} was saved, found a {class_name(current)}")
-        return type(current)[node["enum"]]
+        kind = _class_of(node["class"], current, enum.Enum)
+        return kind[node["enum"]]  # type: ignore[no-any-return]
 
     def _array(self, node: Node, current: Any) -> np.ndarray:
         saved = self.arrays[node["array"]]
@@ -105,10 +116,9 @@ class Decoder:
     def _tuple(self, node: Node, current: Any) -> tuple[Any, ...]:
         if "class" not in node:
             return tuple(self._items(node["tuple"], current))
-        # A named tuple is made by the class of the one that is there; none is looked up by name.
-        if class_name(current) != node["class"] or not hasattr(current, "_make"):
-            raise StateMismatchError(f"a {node['class']} was saved, found a {class_name(current)}")
-        made: tuple[Any, ...] = current._make(self._items(node["tuple"], current))
+        kind = _class_of(node["class"], current, tuple)
+        # Not by its own constructor, which may do anything; a named tuple's does no more.
+        made: tuple[Any, ...] = tuple.__new__(kind, self._items(node["tuple"], current))
         return made
 
     def _list(self, node: Node, current: Any) -> list[Any]:
@@ -126,9 +136,11 @@ class Decoder:
         current.extend(values)
         return current
 
-    def _set(self, node: Node, current: Any) -> Any:
-        values = self._items(node["set"], None)
-        return frozenset(values) if isinstance(current, frozenset) else set(values)
+    def _set(self, node: Node, _: Any) -> set[Any]:
+        return set(self._items(node["set"], None))
+
+    def _frozenset(self, node: Node, _: Any) -> frozenset[Any]:
+        return frozenset(self._items(node["frozenset"], None))
 
     def _dict(self, node: Node, current: Any) -> dict[Any, Any]:
         held = current if isinstance(current, dict) else {}
@@ -196,3 +208,25 @@ class Decoder:
         self._remember(node, current)
         self.set_attributes(node["object"], current)
         return current
+
+
+def _class_of(name: str, current: Any, kind: type) -> Any:
+    """The class of a plain value: that of the one that is there, or one that the script defined.
+
+    Nothing is imported, and nothing else is taken than an enum or a tuple, which hold no code of
+    the file's choosing.
+
+    :param name: as ``class_name`` gives it
+    :param current: the value that is there
+    :param kind: what the class must inherit from
+    :raises StateMismatchError: if there is no such class in this process
+    """
+    if class_name(current) == name and isinstance(current, kind):
+        return type(current)
+    module, _, path = name.partition(":")
+    found: Any = sys.modules.get(module)
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    if not (isinstance(found, type) and issubclass(found, kind)):
+        raise StateMismatchError(f"a {name} was saved, found a {class_name(current)}")
+    return found

@@ -6,7 +6,7 @@ import collections
 import enum
 import random
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -36,11 +36,19 @@ class Encoder:
     """Makes trees; several of one encoder share their arrays.
 
     :param special: asked first; its answer is the node, or ``NotImplemented``
+    :param arrays: where arrays go; those of another encoder are kept
+    :param elsewhere: values that are written by somebody else, and are left out here
     """
 
-    def __init__(self, special: Callable[[Encoder, Any, str], Node] | None = None) -> None:
-        self.arrays: list[np.ndarray] = []
+    def __init__(
+        self,
+        special: Callable[[Encoder, Any, str], Node] | None = None,
+        arrays: list[np.ndarray] | None = None,
+        elsewhere: Iterable[Any] = (),
+    ) -> None:
+        self.arrays: list[np.ndarray] = [] if arrays is None else arrays
         self.opaque: list[str] = []
+        self.elsewhere = {id(value): value for value in elsewhere}
         self._special = special
         # id -> (number, value): holding the value keeps its id from being given to another.
         self._seen: dict[int, tuple[int, Any]] = {}
@@ -50,11 +58,11 @@ class Encoder:
         if type(value) in (type(None), bool, int, float, str):  # not their subclasses
             return value
         if isinstance(value, np.generic):
-            return {"scalar": self._store(np.asarray(value))}
+            return {"scalar": self.store(np.asarray(value))}
         if isinstance(value, enum.Enum):
             return {"enum": value.name, "class": class_name(value)}
         if isinstance(value, bytes):
-            return {"bytes": self._store(np.frombuffer(value, dtype=np.uint8))}
+            return {"bytes": self.store(np.frombuffer(value, dtype=np.uint8))}
         if isinstance(value, tuple):
             node = self._sequence("tuple", value, where)
             if node is not MISSING and type(value) is not tuple:
@@ -62,6 +70,8 @@ class Encoder:
             return node
         if id(value) in self._seen:
             return {"same": self._seen[id(value)][0]}
+        if id(value) in self.elsewhere:
+            return MISSING
         if self._special is not None:
             node = self._special(self, value, where)
             if node is not NotImplemented:
@@ -102,15 +112,15 @@ class Encoder:
         if isinstance(value, np.ndarray):
             if value.dtype.hasobject:
                 return self._note(value, where)
-            return {"array": self._store(value)}
+            return {"array": self.store(value)}
         if isinstance(value, th.Tensor):
-            return {"tensor": self._store(value.detach().cpu().numpy())}
+            return {"tensor": self.store(value.detach().cpu().numpy())}
         if type(value) is list:
             return self._sequence("list", value, where)
         if isinstance(value, collections.deque):
             return self._sequence("deque", value, where)
         if type(value) in (set, frozenset):
-            return self._sequence("set", sorted(value, key=repr), where)
+            return self._sequence(type(value).__name__, sorted(value, key=repr), where)
         if isinstance(value, (dict, types.MappingProxyType)):
             return self._mapping(value, where)
         if isinstance(value, np.random.Generator):
@@ -140,7 +150,7 @@ class Encoder:
         kind = type(value).__name__
         if kind == "MjData":
             state = np.frombuffer(value.__getstate__(), dtype=np.uint8)
-            return {"mjdata": self._store(state)}
+            return {"mjdata": self.store(state)}
         if kind == "MjModel":
             return {"mjmodel": mujoco_model_digest(value)}
         return self._note(value, where)
@@ -165,7 +175,8 @@ class Encoder:
                 pairs.append([name, node])
         return {"dict": pairs, "kept": kept}
 
-    def _store(self, array: np.ndarray) -> int:
+    def store(self, array: np.ndarray) -> int:
+        """Set an array aside; its number."""
         self.arrays.append(array)
         return len(self.arrays) - 1
 

@@ -31,15 +31,18 @@ from sb3_ext.resume.encoder import Encoder
 from sb3_ext.resume.episodes import Episode, layers_of
 from sb3_ext.resume.tree import MISSING, Node, StateMismatchError, class_name, in_short
 
-#: Attributes that say how an environment is shown, not what state it is in.
-SHOWN = frozenset(
+#: Attributes that are no state, or are written elsewhere.
+NO_STATE = frozenset(
     {
         *("env", "venv", "spec", "metadata", "_metadata", "_cached_spec", "_spec"),
-        *("mujoco_renderer", "renderer", "viewer", "screen", "clock", "surf", "window"),
-        *("window_surface", "_render_mode", "render_mode", "class_attributes"),
-        "episode",  # of ResumableEnv, written where it is needed
+        *("_render_mode", "render_mode", "class_attributes"),
     }
 )
+#: Those that show an environment on a screen, unless they are plain numbers: simulated time, say.
+SHOWN = frozenset(
+    {"mujoco_renderer", "renderer", "viewer", "screen", "clock", "surf", "window"}
+) | {"window_surface"}
+NUMBERS = (bool, int, float, np.ndarray, np.generic)
 GetState = Callable[[Any], Any]
 SetState = Callable[[Any, Any], None]
 _adapters: dict[type, tuple[GetState, SetState]] = {}
@@ -67,20 +70,20 @@ class ResumableEnv(gym.Wrapper[Any, Any, Any, Any]):
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
-        self.episode = Episode()
+        self._episode = Episode()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         """As the environment's."""
-        self.episode.begin(self.env, seed, options)
+        self._episode.begin(self.env, seed, options)
         observation, info = self.env.reset(seed=seed, options=options)
-        self.episode.saw(observation)
+        self._episode.saw(observation)
         return observation, info
 
     def step(self, action: Any) -> Any:
         """As the environment's."""
-        self.episode.act(action)
+        self._episode.act(action)
         step = self.env.step(action)
-        self.episode.saw(step[0])
+        self._episode.saw(step[0])
         return step
 
     def capture_state(self) -> dict[str, Any]:
@@ -133,15 +136,17 @@ def capture_env(encoder: Encoder, env: gym.Env[Any, Any], where: str) -> Node:
         if adapter is not None:
             node["state"] = encoder.encode(adapter[0](layer), name)
         else:
-            node["attributes"] = encoder.attributes(layer, name, SHOWN)
+            node["attributes"] = encoder.attributes(layer, name, _no_state(layer))
         if isinstance(layer, Monitor):
             node["elapsed"] = time.time() - layer.t_start
         nodes.append(node)
     for node, layer, before in zip(nodes, layers, hidden, strict=True):
         inside = encoder.opaque[before:]
-        record = layer.episode.record() if inside and isinstance(layer, ResumableEnv) else None
+        record = layer._episode.record() if inside and isinstance(layer, ResumableEnv) else None
         if record is not None:
-            node["replay"] = {"episode": encoder.encode(record, where), "instead_of": inside}
+            # By itself: it is played before the attributes are put back, which it may share.
+            own = Encoder(arrays=encoder.arrays)
+            node["replay"] = {"episode": own.encode(record, where), "instead_of": inside}
             del encoder.opaque[before:]
     return nodes
 
@@ -157,7 +162,8 @@ def restore_env(decoder: Decoder, node: Node, env: gym.Env[Any, Any]) -> None:
     for one, layer in zip(node, layers, strict=True):
         if "replay" in one and isinstance(layer, ResumableEnv):
             try:
-                layer.episode.replay(layer.env, decoder.restore(one["replay"]["episode"], None))
+                record = Decoder(decoder.arrays).restore(one["replay"]["episode"], None)
+                layer._episode.replay(layer.env, record)
             except Exception as error:  # an environment's own, too
                 told = in_short(one["replay"]["instead_of"])
                 raise StateMismatchError(f"{told}: {error}") from error
@@ -176,7 +182,7 @@ def capture_vec_env(encoder: Encoder, venv: VecEnv, where: str) -> Node:
     wrappers = []
     while isinstance(venv, VecEnvWrapper):
         name = f"{where}: {type(venv).__name__}"
-        wrappers.append([class_name(venv), encoder.attributes(venv, name, SHOWN)])
+        wrappers.append([class_name(venv), encoder.attributes(venv, name, _no_state(venv))])
         venv = venv.venv
     node: dict[str, Node] = {"wrappers": wrappers, "class": class_name(venv), "n": venv.num_envs}
     node["spaces"] = encoder.encode([venv.action_space, venv.observation_space], where)
@@ -186,20 +192,46 @@ def capture_vec_env(encoder: Encoder, venv: VecEnv, where: str) -> Node:
         node["envs"] = [
             capture_env(encoder, env, f"{where}[{i}]") for i, env in enumerate(venv.envs)
         ]
-    elif isinstance(venv, SubprocVecEnv) and all(venv.env_is_wrapped(ResumableEnv)):
+    elif isinstance(venv, SubprocVecEnv) and _outermost(venv):
         node["workers"] = []
         for i, state in enumerate(venv.env_method("capture_state")):
             encoder.opaque += [f"{where}[{i}] {told}" for told in state["opaque"]]
-            numbers = [encoder.encode(array, where)["array"] for array in state["arrays"]]
+            numbers = [encoder.store(array) for array in state["arrays"]]
             node["workers"].append({"tree": state["tree"], "arrays": numbers})
     else:
         remedy = (
-            ", which hides its environments: wrap each in sb3_ext.resume.ResumableEnv"
+            ", which hides its environments: wrap each in sb3_ext.resume.ResumableEnv, outermost"
             if isinstance(venv, SubprocVecEnv)
             else ""
         )
         encoder.opaque.append(f"{where} is a {type(venv).__name__}{remedy}")
     return node
+
+
+def _no_state(layer: object) -> frozenset[str]:
+    held = getattr(layer, "__dict__", {})
+    elsewhere = {"_episode"} if isinstance(layer, ResumableEnv) else set[str]()
+    return (
+        NO_STATE | elsewhere | {name for name in SHOWN if not isinstance(held.get(name), NUMBERS)}
+    )
+
+
+def _outermost(venv: SubprocVecEnv) -> bool:
+    """Whether each worker's first layer is ours: what lies outside of it, it cannot see."""
+    if not all(venv.env_is_wrapped(ResumableEnv)):
+        return False
+    return all(name == ResumableEnv.__name__ for name in venv.env_method("class_name"))
+
+
+def parts_of(venv: VecEnv | None) -> list[Any]:
+    """A vectorised environment, its wrappers and, where they are in this process, what it holds."""
+    parts: list[Any] = []
+    while isinstance(venv, VecEnvWrapper):
+        parts.append(venv)
+        venv = venv.venv
+    if isinstance(venv, DummyVecEnv):
+        parts += [layer for env in venv.envs for layer in layers_of(env)]
+    return parts if venv is None else [*parts, venv]
 
 
 def restore_vec_env(

@@ -51,7 +51,12 @@ class Episode:
         """All that plays it again, or None if it is not known."""
         if self._began is None:
             return None
-        return {**self._began, "actions": list(self._actions), "seen": self._seen}
+        actions = self._actions
+        kinds = {(type(one), getattr(one, "dtype", None), np.shape(one)) for one in actions}
+        # One array and not thousands, where they are alike.
+        stacked = len(kinds) == 1 and isinstance(actions[0], (np.ndarray, np.generic))
+        kept = np.stack(actions) if stacked else list(actions)
+        return {**self._began, "actions": kept, "seen": self._seen}
 
     def replay(self, env: gym.Env[Any, Any], record: dict[str, Any]) -> None:
         """Play it again, in an environment that was made alike.

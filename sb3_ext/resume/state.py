@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +32,13 @@ from sb3_ext.resume.environments import (
     capture_vec_env,
     decode_special,
     encode_special,
+    parts_of,
     played_again,
     restore_monitors,
     restore_random,
     restore_vec_env,
 )
+from sb3_ext.resume.networks import capture_networks, restore_networks
 from sb3_ext.resume.store import read_state, write_state
 from sb3_ext.resume.tree import (
     MISSING,
@@ -57,6 +60,8 @@ TIES = frozenset({"model", "parent", "locals", "globals", "callback", "callbacks
 }
 #: What a new process may not take over from the old one.
 OF_THE_PROCESS = frozenset({"start_time", "_num_timesteps_at_start", "_total_timesteps", "verbose"})
+#: What a model or callback held when its first training started.
+_first: weakref.WeakKeyDictionary[object, Scalars] = weakref.WeakKeyDictionary()
 SETTINGS_OF_A_RUN = ("algorithm", "env", "n_envs", "seed")
 
 
@@ -94,8 +99,9 @@ class Start:
 
     @classmethod
     def of(cls, model: BaseAlgorithm, root: BaseCallback) -> Start:
-        """Look at both now."""
-        return cls(_identity(model), [_scalars(one) for one in (model, *callbacks(root))])
+        """Look at both now, unless they were looked at before: what they hold may be training's."""
+        parts = (model, *callbacks(root))
+        return cls(_identity(model), [_first.setdefault(one, _scalars(one)) for one in parts])
 
 
 def capture(model: BaseAlgorithm, root: BaseCallback, start: Start, folder: Path) -> None:
@@ -107,7 +113,12 @@ def capture(model: BaseAlgorithm, root: BaseCallback, start: Start, folder: Path
     """
     model.save(folder / MODEL)
     save_statistics(folder / "model", model.get_vec_normalize_env())  # for whoever loads the model
-    encoder = Encoder(encode_special)
+    env = model.get_env()
+    # Three kinds of state, each read by itself: where one cannot be put back, the others can. What
+    # two of them hold is put back twice, into the same object.
+    of_env = Encoder(encode_special)
+    arrays, parts = of_env.arrays, parts_of(env)
+    encoder = Encoder(encode_special, arrays, parts)
     model_before, *callbacks_before = start.scalars
     tree: dict[str, Node] = {
         "config": start.identity,
@@ -115,24 +126,25 @@ def capture(model: BaseAlgorithm, root: BaseCallback, start: Start, folder: Path
         "random": capture_random(encoder),
     }
     buffer = getattr(model, "replay_buffer", None)
-    # The order is that of `restore`: what is met a second time refers to the first.
     tree["buffer"] = None if buffer is None else capture_buffer(encoder, buffer)
     if isinstance(model, Composable) and model.sampler is not None:
         tree["sampler"] = encoder.encode(model.sampler.state_dict(), "sampler")
+    tree["networks"] = capture_networks(encoder, model)
     tree["model"] = _changed(encoder, model, model_before, _model_names(model))
     tree["noise"] = encoder.encode(_exploration_noise(model), "noise")
     tree["logger"] = [encoder.encode(dict(pending), "logger") for pending in _pending(model)]
     tree["outputs"] = [_position(one) for one in model.logger.output_formats]
     tree["callbacks"] = [
-        [class_name(one), _changed(encoder, one, at_start, _callback_names(one))]
+        [
+            class_name(one),
+            _changed(Encoder(encode_special, arrays, parts), one, at_start, _callback_names(one)),
+        ]
         for one, at_start in zip(callbacks(root), callbacks_before, strict=True)
     ]
+    tree["env"] = None if env is None else capture_vec_env(of_env, env, "the environment")
     # What is opaque in the environment decides about exactness; a callback's progress bar does not.
-    encoder.opaque.clear()
-    env = model.get_env()
-    tree["env"] = None if env is None else capture_vec_env(encoder, env, "the environment")
-    tree["opaque"] = list(encoder.opaque)
-    write_state(folder, tree, encoder.arrays)
+    tree["opaque"] = list(of_env.opaque)
+    write_state(folder, tree, arrays)
 
 
 def restore(model: BaseAlgorithm, root: BaseCallback, start: Start, folder: Path) -> list[str]:
@@ -151,12 +163,13 @@ def restore(model: BaseAlgorithm, root: BaseCallback, start: Start, folder: Path
         restore_buffer(decoder, tree["buffer"], buffer)
     if isinstance(model, Composable) and model.sampler is not None and "sampler" in tree:
         model.sampler.load_state_dict(decoder.restore(tree["sampler"], None))
+    restore_networks(decoder, tree.get("networks", {}), model)
     fresh_obs = {
         name: getattr(model, name)
         for name in ("_last_obs", "_last_original_obs", "_last_episode_starts")
         if hasattr(model, name)
     }
-    decoder.set_attributes(tree["model"], model)
+    _put_back(decoder, tree["model"], model)
     model._num_timesteps_at_start = model.num_timesteps
     _put_exploration_noise(model, decoder.restore(tree["noise"], None))
     for pending, saved in zip(_pending(model), tree["logger"], strict=True):
@@ -170,16 +183,17 @@ def restore(model: BaseAlgorithm, root: BaseCallback, start: Start, folder: Path
                 warnings.warn(
                     f"the log goes on after the rows that are there: {error}", stacklevel=2
                 )
-    _restore_callbacks(decoder, tree["callbacks"], root)
+    _restore_callbacks(arrays, tree["callbacks"], root)
+    of_env = Decoder(arrays, decode_special)
     reasons = list(tree["opaque"])
     if not reasons:
         try:
-            _restore_env(decoder, tree["env"], model)
+            _restore_env(of_env, tree["env"], model)
         except StateMismatchError as error:
             reasons.append(str(error))
     restore_random(decoder, tree["random"])
     if reasons:
-        _start_new_episodes(decoder, tree["env"], model, fresh_obs)
+        _start_new_episodes(of_env, tree["env"], model, fresh_obs)
     elif tree["env"] is not None and (hidden := played_again(tree["env"])):
         warnings.warn(
             "the episodes under way were played again from their beginnings, since "
@@ -308,7 +322,9 @@ def _put_exploration_noise(model: BaseAlgorithm, noise: dict[str, th.Tensor]) ->
         setattr(getattr(model, part).action_dist, attribute, matrix.to(model.device))
 
 
-def _restore_callbacks(decoder: Decoder, saved: list[Any], root: BaseCallback) -> None:
+def _restore_callbacks(
+    arrays: Mapping[int, np.ndarray], saved: list[Any], root: BaseCallback
+) -> None:
     """Each gets the state of the first of its class that is left; new ones start afresh."""
     waiting = list(callbacks(root))
     lost = []
@@ -319,15 +335,24 @@ def _restore_callbacks(decoder: Decoder, saved: list[Any], root: BaseCallback) -
             lost.append(told)
             continue
         waiting.remove(one)
-        try:
-            decoder.set_attributes(nodes, one)
-        except StateMismatchError as error:
-            warnings.warn(f"{told} goes on without its old state: {error}", stacklevel=2)
-        if isinstance(one, ProgressBarCallback):
+        _put_back(Decoder(arrays, decode_special), nodes, one)
+        # SB3 starts its bar after our callback.
+        if isinstance(one, ProgressBarCallback) and hasattr(one, "pbar"):
             one.pbar.update(one.model.num_timesteps)
     lost = [told for told in lost if told not in ("CallbackList", "ProgressBarCallback")]
     if lost:
         warnings.warn(f"the run goes on without its callbacks {', '.join(lost)}", stacklevel=2)
+
+
+def _put_back(decoder: Decoder, nodes: Mapping[str, Node], target: Any) -> None:
+    """All attributes that fit; of the others, such as an object of the user's in a list that is
+    empty in a new process, a warning."""
+    for name, node in nodes.items():
+        try:
+            decoder.set_attributes({name: node}, target)
+        except StateMismatchError as error:
+            told = f"{type(target).__name__}.{name}"
+            warnings.warn(f"{told} goes on without its old state: {error}", stacklevel=3)
 
 
 def _restore_env(decoder: Decoder, saved: Node, model: BaseAlgorithm) -> None:

@@ -34,6 +34,8 @@ _NAME = re.compile(r"step-(\d+)")
 _locks: dict[str, int] = {}
 #: What was told of damaged checkpoints; whoever asks again need not hear it again.
 _told: set[str] = set()
+#: Checkpoints that were found damaged: they neither count among those that are kept nor go.
+_damaged: set[Path] = set()
 #: From this size on, an array is a file of its own, read without a second copy in memory.
 LARGE = 1 << 20
 
@@ -44,11 +46,26 @@ def latest_checkpoint(run_dir: str | Path) -> Path | None:
         fault = _fault(path)
         if fault is None:
             return path
+        _damaged.add(path)
         told = f"the checkpoint {path} is passed over: {fault}"
         if told not in _told:
             _told.add(told)
             warnings.warn(told, stacklevel=2)
     return None
+
+
+def checkpoint_to_resume(run_dir: str | Path) -> Path | None:
+    """The newest whole checkpoint; None where there has never been one.
+
+    :raises CheckpointError: if all are damaged: beginning again would drop what is left of them
+    """
+    newest = latest_checkpoint(run_dir)
+    if newest is None and (damaged := _checkpoints(Path(run_dir))):
+        raise CheckpointError(
+            f"none of the {len(damaged)} checkpoints in {run_dir} is whole, so the run cannot go "
+            f"on: {damaged[-1].name}: {_fault(damaged[-1])}. Restore one, or give another run_dir"
+        )
+    return newest
 
 
 def lock_folder(folder: Path) -> None:
@@ -67,12 +84,23 @@ def lock_folder(folder: Path) -> None:
     except BlockingIOError as error:
         os.close(handle)
         raise CheckpointError(
-            f"another process is training in {folder}: wait for it, stop it, or give another folder"
+            f"another process is training in {folder}, or a Python session that did is still open: "
+            "wait for it, stop it, or give another folder"
         ) from error
     except OSError:  # a file system without locks
         os.close(handle)
         return
     _locks[key] = handle
+
+
+def _leave_locks_to_the_parent() -> None:
+    """In a forked child: its copies of the handles would outlive a killed parent."""
+    while _locks:
+        os.close(_locks.popitem()[1])
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_locks_to_the_parent)
 
 
 def unlock_folder(folder: Path) -> None:
@@ -127,7 +155,8 @@ def write_checkpoint(
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    others = [path for path in _checkpoints(Path(run_dir)) if path != target]
+    _damaged.discard(target)
+    others = [one for one in _checkpoints(Path(run_dir)) if one not in {target, *_damaged}]
     for old in others[: max(0, len(others) - keep + 1)]:
         shutil.rmtree(old, ignore_errors=True)
     return target

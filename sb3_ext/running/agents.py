@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
+from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -11,6 +11,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from sb3_ext.errors import UsageError
 from sb3_ext.parameters import warm_start
 from sb3_ext.resume import latest_checkpoint
+from sb3_ext.resume.buffers import cut_off_episodes
 from sb3_ext.statistics import load_statistics, statistics_path
 
 WHICH = ("best", "final", "last")
@@ -83,16 +84,31 @@ def start_from_buffer(model: BaseAlgorithm, path: Path, *, trusted: bool) -> Non
     try:
         with path.open("rb") as file:  # SB3 leaves its own open when it fails
             model.load_replay_buffer(file)
-    except (pickle.UnpicklingError, EOFError, AssertionError, ValueError, ImportError) as error:
+    except Exception as error:  # a pickle of anything may fail with anything
+        told = " ".join(str(error).split())
         raise UsageError(
-            f"{path} cannot be used as replay buffer: {' '.join(str(error).split())}"
+            f"{path} cannot be used as replay buffer ({type(error).__name__}): {told}"
         ) from error
     found = model.replay_buffer
-    for name in ("n_envs", "observation_space", "action_space"):
-        wanted, got = getattr(own, name), getattr(found, name)
+    for name in (
+        *("n_envs", "observation_space", "action_space"),
+        # A resumed run makes its buffer from its options, and puts the rows back into that.
+        *("buffer_size", "optimize_memory_usage", "handle_timeout_termination", "n_steps"),
+    ):
+        if not hasattr(own, name):
+            continue
+        wanted: Any = getattr(own, name)
+        got: Any = getattr(found, name, None)
+        if name == "buffer_size" and wanted != got:
+            n_envs = own.n_envs
+            raise UsageError(
+                f"{path} has buffer_size {got * n_envs}, and this run has {wanted * n_envs}: add "
+                f"--set buffer_size={got * n_envs}"
+            )
         if wanted != got:
             raise UsageError(f"{path} has {name} {got}, and this run has {wanted}")
     if type(found) is not type(own):
         raise UsageError(
             f"{path} is a {type(found).__name__}, and this run uses a {type(own).__name__}"
         )
+    cut_off_episodes(found)  # this run's first episode is another than the last one in there

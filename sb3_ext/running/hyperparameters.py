@@ -23,6 +23,10 @@ from sb3_ext.signatures import constructor_arguments, require_known
 
 #: Arguments with a number as default that also take a schedule, or a number and its unit.
 NUMBERS_OR_MORE = frozenset({"learning_rate", "clip_range", "train_freq"})
+#: Arguments of which 0 makes no sense, though SB3 finds out in the midst of training or never.
+COUNTS = frozenset(
+    {"batch_size", "buffer_size", "n_steps", "n_epochs", "train_freq", "policy_delay"}
+)
 #: Arguments that have an option of their own.
 ELSEWHERE = {
     "policy": "--policy",
@@ -93,6 +97,11 @@ def constructor_values(cls: type, given: Mapping[str, Any], env: VecEnv) -> dict
     """
     require_arguments(cls, given)
     values = with_numbers(dict(given))
+    defaults = {name: one.default for name, one in constructor_arguments(cls).items()}
+    for name, value in values.items():
+        whole = isinstance(value, float) and value.is_integer()
+        if whole and isinstance(defaults.get(name), int) and not isinstance(defaults[name], bool):
+            values[name] = int(value)  # 1e6
     for name in SCHEDULES:
         if isinstance(values.get(name), str):
             values[name] = _schedule(name, values[name])
@@ -127,6 +136,9 @@ def require_arguments(cls: type, given: Mapping[str, Any]) -> None:
         number = type(defaults[name]) in (int, float) and name not in NUMBERS_OR_MORE
         if number and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise UsageError(f"{name} must be a number, got {value!r}")
+        count = value[0] if name == "train_freq" and isinstance(value, list) and value else value
+        if name in COUNTS and isinstance(count, (int, float)) and count < 1:
+            raise UsageError(f"{name} must be at least 1, got {value!r}")
     kwargs = given.get("policy_kwargs") or {}
     if not isinstance(kwargs, Mapping):
         raise UsageError("policy_kwargs takes key=value, as in policy_kwargs.net_arch=[64,64]")
@@ -158,6 +170,9 @@ def _noise(given: Any, env: VecEnv) -> ActionNoise:
     size = getattr(env.action_space, "shape", None)
     if not size:
         raise UsageError(f"action_noise needs Box actions, the environment has {env.action_space}")
+    std = given["std"]
+    if isinstance(std, bool) or not isinstance(std, (int, float)) or not std >= 0:
+        raise UsageError(f"action_noise.std must be a number >= 0, got {std!r}")
     kind = _one_of(NOISES, given["type"], "action_noise.type")
     noise: ActionNoise = kind(np.zeros(size), float(given["std"]) * np.ones(size))
     return noise

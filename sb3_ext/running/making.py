@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def require_env(options: TrainOptions) -> None:
     :raises UsageError: with the near miss
     """
     try:
-        gym.make(options.env, **options.env_kwargs).close()
+        env = gym.make(options.env, **options.env_kwargs)
     except gym.error.NameNotFound as error:
         near = difflib.get_close_matches(options.env, gym.registry, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -39,6 +40,17 @@ def require_env(options: TrainOptions) -> None:
     except (gym.error.Error, ImportError, TypeError, ValueError) as error:
         told = " ".join(str(error).split())
         raise UsageError(f"the environment {options.env!r} cannot be made: {told}") from error
+    try:  # one with a wrong argument may say so at its first step only
+        env.reset(seed=0)
+        env.step(env.action_space.sample())
+    except Exception as error:
+        told = " ".join(str(error).split())
+        raise UsageError(
+            f"the environment {options.env!r} fails at its first step "
+            f"({type(error).__name__}: {told})"
+        ) from error
+    finally:
+        env.close()
 
 
 def make_env(
@@ -57,14 +69,46 @@ def make_env(
         env_kwargs=dict(options.env_kwargs),
         monitor_dir=None if monitor is None else str(monitor),
         monitor_kwargs={"override_existing": not append},
-        wrapper_class=ResumableEnv,
+        wrapper_class=_in_worker if options.vec_env == "subproc" else ResumableEnv,
         vec_env_cls=VEC_ENV_CLASSES[options.vec_env],
     )
+
+
+def _in_worker(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    """Resumable, in a process of its own.
+
+    Ctrl-C reaches a terminal's whole family: the parent decides when it ends, and asks its workers
+    for their state before.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return ResumableEnv(env)
 
 
 def make_film_env(options: TrainOptions) -> gym.Env[Any, Any]:
     """One of them, to be filmed."""
     return gym.make(options.env, **{**options.env_kwargs, "render_mode": "rgb_array"})
+
+
+def require_film(options: TrainOptions) -> None:
+    """Refuse to film what cannot be rendered, before anything is trained.
+
+    :raises UsageError: with the reason
+    """
+    try:
+        env = make_film_env(options)
+        try:
+            env.reset(seed=0)
+            frame = env.render()
+        finally:
+            env.close()
+        if frame is None:
+            raise ValueError("render() returned None")
+    except Exception as error:  # a stranger's renderer may do anything
+        told = " ".join(str(error).split())
+        raise UsageError(
+            f"the environment {options.env!r} cannot be filmed ({told}). Without a display, MuJoCo "
+            "needs the variable MUJOCO_GL=egl or osmesa; or leave videos out"
+        ) from error
 
 
 def make_model(cls: Any, options: TrainOptions, env: VecEnv) -> BaseAlgorithm:

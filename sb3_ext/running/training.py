@@ -17,11 +17,17 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_ext.catalog import find_algorithm
-from sb3_ext.errors import UsageError
+from sb3_ext.errors import CheckpointError, UsageError
 from sb3_ext.resume import ResumableCheckpoint, latest_checkpoint
 from sb3_ext.resume.store import lock_folder, read_manifest, unlock_folder
 from sb3_ext.running.agents import start_from_agent, start_from_buffer
-from sb3_ext.running.making import make_env, make_film_env, make_model, require_env
+from sb3_ext.running.making import (
+    make_env,
+    make_film_env,
+    make_model,
+    require_env,
+    require_film,
+)
 from sb3_ext.running.options import TrainOptions, run_options, write_options
 from sb3_ext.statistics import save_statistics
 from sb3_ext.tracking import RunDirectory, Track
@@ -81,8 +87,15 @@ def train(
         raise UsageError(f"no run can be written there: {told}") from error
     try:
         lock_folder(folder)
+    except CheckpointError as error:  # it is another's, and so not for us to take away
+        raise UsageError(str(error)) from error
+    try:
         if resume:
-            _require_way_on(run, options)
+            _require_way_on(cls, run, options)
+        if options.video_every:
+            require_film(options)
+        if not resume:  # before all else: a run that is killed now can be told from no run
+            write_options(run, options)
         model, evaluation_env = _build(cls, options, run, resume, allow_pickle)
         write_options(run, options)  # a resumed run may have been given more steps
     except BaseException:
@@ -110,25 +123,31 @@ def train(
     listed = [track, *_evaluation(options, run, evaluation_env), *callbacks, *shown]
     if on_start is not None:
         on_start(model, keeping)
-    with track:
-        model.learn(options.steps, callback=[*listed, *([keeping] if keeping else [])])
-    stopped = keeping is not None and keeping.stopped
-    if not stopped:
-        _save(model, run, options)
-    for env in (model.get_env(), evaluation_env):
-        if env is not None:
-            env.close()
-    unlock_folder(folder)
+    try:
+        with track:
+            model.learn(options.steps, callback=[*listed, *([keeping] if keeping else [])])
+        stopped = keeping is not None and keeping.stopped
+        if not stopped:
+            _save(model, run, options)
+    finally:  # a session may outlive a run that failed, and others may want to go on with it
+        for env in (model.get_env(), evaluation_env):
+            if env is not None:
+                with contextlib.suppress(ConnectionError, EOFError):  # workers that are gone
+                    env.close()
+        unlock_folder(folder)
     return TrainResult(
         run.path,
-        model.num_timesteps,
+        # The step after a stop's checkpoint is done again.
+        int(read_manifest(keeping.last)["num_timesteps"])
+        if stopped and keeping is not None and keeping.last is not None
+        else model.num_timesteps,
         keeping.resumed_from if keeping else None,
         stopped,
         keeping.last if keeping else None,
     )
 
 
-def _require_way_on(run: RunDirectory, options: TrainOptions) -> None:
+def _require_way_on(cls: type, run: RunDirectory, options: TrainOptions) -> None:
     """Refuse to begin a run again that had got somewhere; its records would be lost.
 
     :raises UsageError: if there is no whole checkpoint, or it is beyond the steps asked for
@@ -142,7 +161,8 @@ def _require_way_on(run: RunDirectory, options: TrainOptions) -> None:
     if newest is None:
         if any(run.path.glob("checkpoints/step-*")):
             raise UsageError(f"{run.path} has no whole checkpoint left to go on from")
-        if not options.checkpoint_every or (run / "model.zip").exists():
+        rollouts = hasattr(cls, "collect_rollouts")
+        if not (options.checkpoint_every and rollouts) or (run / "model.zip").exists():
             raise UsageError(f"{run.path} was trained without checkpoints and cannot go on")
         return  # killed before the first was written
     done = int(read_manifest(newest)["num_timesteps"])

@@ -13,6 +13,7 @@ from pathlib import Path
 from string import Template
 from typing import get_args
 
+import sb3_ext
 from sb3_ext import __version__, registry
 from sb3_ext.errors import UsageError
 from sb3_ext.spec import Kind
@@ -59,9 +60,14 @@ def new_plugin(name: str, folder: str | Path = ".", kind: Kind = "weighting") ->
 
 def _require_free(name: str, public: str) -> None:
     if not _NAME.fullmatch(name):
-        raise UsageError(f"a plugin's name is lower_snake, as in my_method; got {name!r}")
+        tame = re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
+        near = tame.strip("_0123456789")
+        hint = f"; did you mean {near!r}?" if _NAME.fullmatch(near) else ""
+        raise UsageError(f"a plugin's name is lower_snake, as in my_method; got {name!r}{hint}")
     if keyword.iskeyword(name) or keyword.issoftkeyword(name):
         raise UsageError(f"{name!r} is a word of Python; choose another name")
+    if public in sb3_ext.FRAMEWORK:
+        raise UsageError(f"{public} is a name of sb3_ext itself; choose another than {name!r}")
     for row in registry.plugins():
         if {name, public} & set(row.keys):
             raise UsageError(f"{name!r} is taken by a plugin from {row.source}; choose another")

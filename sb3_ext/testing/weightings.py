@@ -176,7 +176,8 @@ class WeightingConformance:
 
     def test_same_seed_same_parameters(self) -> None:
         assert same(snapshot(self.learned()), snapshot(self.learned())), (
-            f"two runs with {self.name} and the same seed end with other parameters"
+            f"two runs with {self.name} and the same seed end with other parameters: draw from "
+            "NumPy's or torch's global generator, or from one that is seeded from algorithm.seed"
         )
 
     def test_it_changes_what_is_learned(self) -> None:

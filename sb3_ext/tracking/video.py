@@ -30,7 +30,11 @@ from stable_baselines3.common.vec_env.stacked_observations import StackedObserva
 
 VideoEnv = Callable[[], gym.Env[Any, Any] | VecEnv]
 
-MONITOR = "stable_baselines3.common.monitor:Monitor"
+#: Wrappers that a film needs not: they keep records.
+RECORDERS = (
+    "stable_baselines3.common.monitor:Monitor",
+    "sb3_ext.resume.environments:ResumableEnv",
+)
 FRAMES_PER_SECOND = 30  # Hopper renders 125 a second, which no browser shows
 OWN = "pass video_env=, a function that makes the environment with render_mode='rgb_array'"
 
@@ -165,7 +169,7 @@ def _make_again(training: VecEnv) -> gym.Env[Any, Any]:
     spec = training.get_attr("spec")[0]
     if spec is None:
         raise ValueError(f"an environment that is not registered cannot be made again: {OWN}")
-    wrappers = tuple(one for one in spec.additional_wrappers if one.entry_point != MONITOR)
+    wrappers = tuple(one for one in spec.additional_wrappers if one.entry_point not in RECORDERS)
     for wrapper in wrappers:
         if wrapper.kwargs is None:
             raise ValueError(

@@ -139,7 +139,7 @@ def test_a_long_episode_is_not_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(episodes, "LONGEST", 5)
     model = sac(MAKE["one"]())
     model.learn(13)
-    episode = model.get_env().envs[0].episode
+    episode = model.get_env().envs[0]._episode
     assert episode.record() is None
     model.get_env().reset()
     assert len(episode.record()["actions"]) == 0
@@ -231,4 +231,4 @@ def test_spaces_of_any_kind_of_action_are_kept(tmp_path):
     action = {"a": np.array([1])}
     env.step(action)
     action["a"][0] = 7  # the caller's own, and used again
-    assert env.episode.record()["actions"][0]["a"].tolist() == [1]
+    assert env._episode.record()["actions"][0]["a"].tolist() == [1]

@@ -124,11 +124,13 @@ class Pair(NamedTuple):
     right: int
 
 
-def test_a_named_tuple_is_made_by_the_one_that_is_there():
+def test_a_named_tuple_is_made_by_the_one_that_is_there_or_by_its_class():
     assert through({"a": Pair(1, 2)}, {"a": Pair(0, 0)})["a"] == Pair(1, 2)
     assert type(through(Pair(1, 2), Pair(0, 0))) is Pair
-    with pytest.raises(StateMismatchError, match=r"Pair was saved, found a .*NoneType"):
-        through([Pair(1, 2)], [])
+    assert type(through([Pair(1, 2)], [])[0]) is Pair
+    local = collections.namedtuple("local", "left right")
+    with pytest.raises(StateMismatchError, match=r"local was saved, found a .*NoneType"):
+        through([local(1, 2)], [])
 
 
 def test_objects_are_walked_and_may_lead_back():

@@ -207,7 +207,19 @@ class LeavesANetBehind(WrongSAC):
         return [*super()._excluded_save_params(), "model"]
 
 
+class ForgetsAFrozenNet(WrongSAC):
+    """A network that nobody trains is drawn anew in another process, unless it is saved."""
+
+    def _setup_model(self):
+        super()._setup_model()
+        self.features = th.nn.Linear(3, 1)
+
+    def _excluded_save_params(self):
+        return [*super()._excluded_save_params(), "features"]
+
+
 WRONG = [
+    (ForgetsAFrozenNet, "test_saves_and_loads", "loses features on save and load"),
     (OneStepOnly, "test_the_target_heeds_ends_and_discounts", "where n_steps > 1"),
     (Endless, "test_the_target_heeds_ends_and_discounts", "beyond the end of an episode"),
     (LeavesANetBehind, "test_saves_and_loads", "loses model on save and load"),
