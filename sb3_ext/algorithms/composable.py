@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch import Tensor
@@ -44,8 +44,10 @@ class Composable(OffPolicyAlgorithm):
 
     #: Name of the SB3 algorithm whose checkpoints warm-start this base.
     family: ClassVar[str]
+    #: Kinds of action spaces that the base can act in.
+    supported_actions: ClassVar[tuple[type[spaces.Space[Any]], ...]] = (spaces.Box,)
 
-    critic: ContinuousCritic
+    critic: Any
     weigher: Weighting | None
     sampler: Sampler | None
     clock: Clock
@@ -72,7 +74,7 @@ class Composable(OffPolicyAlgorithm):
         self.clock = Clock(0, 1, 1.0)
         self.saved_by = type(self).__name__
         self.weigher_class: str | None = None
-        made: Any = check_env(env, type(self).__name__, int(kwargs.get("verbose", 0)))
+        made: Any = check_env(env, type(self), int(kwargs.get("verbose", 0)))
         super().__init__(policy, made, *args, **kwargs)
 
     @classmethod
@@ -106,11 +108,41 @@ class Composable(OffPolicyAlgorithm):
 
     @abstractmethod
     def bellman_target(self, batch: Batch) -> Tensor:
-        """The target of the critic, ``[B, 1]``, without gradient; what a variant replaces."""
+        """The target of the critic, without gradient; what a variant replaces.
+
+        :return: ``[B, 1]``, of a distributional critic ``[B, n_target_quantiles]``
+        """
 
     @abstractmethod
     def optimizers(self) -> list[th.optim.Optimizer]:
         """The optimisers that follow ``learning_rate``; never a weighting's."""
+
+    def critic_error(self, errors: Tensor, weights: Tensor) -> Tensor:
+        """The critic's loss, a scalar; what a variant with another loss replaces.
+
+        TQC and QR-DQN do not ask here: their loss pairs quantiles and has no one error a sample.
+
+        :param errors: ``[n_critics, B, 1]``, estimate minus target
+        :param weights: ``[B, 1]``
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must say in critic_error how errors become a loss, for example "
+            "by sb3_ext.td.weighted_squared_error(errors, weights)"
+        )
+
+    @property
+    def value_network(self) -> Any:
+        """The network that the weighted loss trains: the critic, or what stands for it.
+
+        Its ``extract_features(observations, features_extractor)`` gives a state's features.
+        """
+        return self.critic
+
+    @property
+    def value_optimizer(self) -> th.optim.Optimizer:
+        """Its optimiser."""
+        optimizer: th.optim.Optimizer = self.critic.optimizer
+        return optimizer
 
     # -- the loop ----------------------------------------------------------------------------
 
@@ -260,7 +292,7 @@ class Composable(OffPolicyAlgorithm):
         summary = checkpoints.inspect(path)
         checkpoints.require_compatible(cls, summary, str(path))
         cls.check_arguments(kwargs, f"{cls.__name__}.load", saved=summary.attributes)
-        made: Any = check_env(env, cls.__name__)
+        made: Any = check_env(env, cls)
         kwargs = cls.inherit_weighting(summary.weighting, kwargs)
         if "replay" in kwargs:
             kwargs["replay"] = _plain(resolve_config("sampler", kwargs["replay"]))
