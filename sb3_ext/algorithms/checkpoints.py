@@ -26,12 +26,15 @@ _MARKS = (
     ("CrossQ", ("target_entropy", "policy_delay")),
     ("SAC", ("target_entropy",)),
     ("TD3", ("policy_delay",)),
-    ("QR-DQN or DQN", ("exploration_fraction",)),
+    ("QRDQN", ("exploration_fraction", "n_quantiles")),
+    ("DQN", ("exploration_fraction",)),
     ("TRPO", ("cg_max_steps",)),
     ("PPO", ("clip_range",)),
     ("ARS", ("delta_std",)),
     ("A2C", ("ent_coef", "vf_coef")),
 )
+
+_CONTRIB = ("TQC", "CrossQ", "QRDQN", "TRPO", "ARS")
 
 # The zip that is being loaded, while it may have other parameters for the weighting than the model.
 _adapting: ContextVar[Summary | None] = ContextVar("sb3_ext_adapting", default=None)
@@ -127,7 +130,8 @@ def require_compatible(cls: type[Composable], summary: Summary, path: str) -> No
             f"{summary.saved_by}.load"
         )
     if summary.family != cls.family:
-        found = f"stable_baselines3's {summary.family}" if summary.family else "an unknown class"
+        home = "sb3_contrib" if summary.family in _CONTRIB else "stable_baselines3"
+        found = f"{home}'s {summary.family}" if summary.family else "an unknown class"
         raise CheckpointError(
             f"{path} was saved by {found}, and {cls.__name__} continues only models of "
             f"{cls.family}: load it with the class that saved it"
