@@ -124,6 +124,7 @@ class LFIWDQN(WithLikelihoodFree, DQN):
     """DQN with likelihood-free importance weights (Sinha et al. 2022).
 
     ``DQN(..., weighting=LikelihoodFree(...))`` under one name. Takes the options of
-    :class:`WithLikelihoodFree` and all arguments of :class:`~sb3_ext.algorithms.dqn.DQN`. The paper
-    has continuous actions only; here the ratio network sees a discrete one as a one-hot vector.
+    :class:`WithLikelihoodFree` and all arguments of :class:`~sb3_ext.algorithms.dqn.DQN`. The ratio
+    network sees an action as a one-hot vector. The paper's Atari agent is Double DQN:
+    ``double_q=True``.
     """
