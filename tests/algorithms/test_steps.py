@@ -59,13 +59,9 @@ def test_the_td_error_is_estimate_minus_target_from_before_the_step(cls: Any) ->
     if cls is CrossQ:  # its estimate depends on the target's half of the batch
         return
     drawn(before)
-    if hasattr(before, "actor") and "SAC" not in cls.family and cls is not TQC:
-        target = before.bellman_target(batch)
-    elif cls in (SAC, TQC):  # the actor's draw for s comes first
+    if cls in (SAC, TQC):  # the actor's draw for s comes first
         before.actor.action_log_prob(batch.observations)
-        target = before.bellman_target(batch)
-    else:
-        target = before.bellman_target(batch)
+    target = before.bellman_target(batch)
     expected = estimate(before, batch) - target.mean(dim=1, keepdim=True)
     th.testing.assert_close(error, expected, rtol=1e-5, atol=1e-5)
 
