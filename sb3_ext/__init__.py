@@ -22,6 +22,9 @@ FRAMEWORK = {
     "Drawn": "sb3_ext.replay.sampler",
     "Sampler": "sb3_ext.replay.sampler",
     "Weighting": "sb3_ext.weighting",
+    "Huber": "sb3_ext.losses",
+    "MSE": "sb3_ext.losses",
+    "PAL": "sb3_ext.losses",
 }
 
 

@@ -1,11 +1,19 @@
 """The public names, for editors and type checkers; at run time they are found on first use."""
 
 from sb3_ext.algorithms.composable import Composable as Composable
+from sb3_ext.algorithms.crossq import CrossQ as CrossQ
+from sb3_ext.algorithms.dqn import DQN as DQN
+from sb3_ext.algorithms.qrdqn import QRDQN as QRDQN
 from sb3_ext.algorithms.sac import SAC as SAC
 from sb3_ext.algorithms.td3 import DDPG as DDPG
 from sb3_ext.algorithms.td3 import TD3 as TD3
+from sb3_ext.algorithms.tqc import TQC as TQC
+from sb3_ext.losses import MSE as MSE
+from sb3_ext.losses import PAL as PAL
+from sb3_ext.losses import Huber as Huber
 from sb3_ext.plugins.ere.buffer import EREReplayBuffer as EREReplayBuffer
 from sb3_ext.plugins.ere.config import EmphasizeRecent as EmphasizeRecent
+from sb3_ext.plugins.lfiw.algorithms import LFIWDQN as LFIWDQN
 from sb3_ext.plugins.lfiw.algorithms import LFIWSAC as LFIWSAC
 from sb3_ext.plugins.lfiw.algorithms import LFIWTD3 as LFIWTD3
 from sb3_ext.plugins.lfiw.config import LikelihoodFree as LikelihoodFree

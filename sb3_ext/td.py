@@ -7,6 +7,7 @@ batch first; a *column* is a tensor of shape ``[B, 1]``.
 from __future__ import annotations
 
 import torch as th
+import torch.nn.functional as F
 from torch import Tensor
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -21,6 +22,20 @@ def minimum_over_critics(q_values: tuple[Tensor, ...]) -> Tensor:
     return th.cat(q_values, dim=1).min(dim=1, keepdim=True).values
 
 
+def value_of_greedy_action(q_values: Tensor, judged_by: Tensor) -> Tensor:
+    """What one network says of the action that another, or the same, prefers.
+
+    With both the same it is ``max_a Q(s, a)``, as in DQN (Mnih et al. 2015). With the target
+    network's values, judged by the online network's, it is double Q-learning (van Hasselt et al.
+    2016, eq. 4): noise that makes an action look best no longer makes it look good, too.
+
+    :param q_values: ``[B, n_actions]``, for their values
+    :param judged_by: ``[B, n_actions]``, for the choice
+    :return: ``[B, 1]``
+    """
+    return q_values.gather(1, judged_by.argmax(dim=1, keepdim=True))
+
+
 def td_target(
     rewards: Tensor, dones: Tensor, discounts: Tensor | float, next_values: Tensor
 ) -> Tensor:
@@ -29,8 +44,9 @@ def td_target(
     :param rewards: ``[B, 1]``, for n-step replay the discounted sum
     :param dones: ``[B, 1]``, 1 where the episode terminated (not where it was cut short)
     :param discounts: ``gamma``, or ``[B, 1]`` with ``gamma ** n`` for n-step replay
-    :param next_values: ``[B, 1]``, the value of the state that is bootstrapped from
-    :return: ``[B, 1]``
+    :param next_values: ``[B, 1]``, the value of the state that is bootstrapped from, or
+        ``[B, n_quantiles]`` for its distribution
+    :return: of the shape of ``next_values``
     """
     return rewards + (1 - dones) * discounts * next_values
 
@@ -70,6 +86,92 @@ def weighted_squared_error(errors: Tensor, weights: Tensor) -> Tensor:
     batch_size = errors.shape[1]
     require_column(weights, batch_size)
     return (weights.detach() * errors.square()).sum() / batch_size
+
+
+def weighted_huber_error(errors: Tensor, weights: Tensor, threshold: float = 1.0) -> Tensor:
+    """``sum_k mean_i w_i * H(delta_ki)``: each critic's weighted mean Huber loss, summed.
+
+    ``H(d)`` is ``0.5 * d ** 2`` up to the threshold and ``threshold * (|d| - 0.5 * threshold)``
+    beyond it (Huber 1964), so no error pulls harder than the threshold. With unit weights and a
+    threshold of 1 this is the sum of the critics' ``smooth_l1_loss``, with the same gradient to the
+    last bit. No gradient flows into the weights, wherever they came from.
+
+    :param errors: ``[n_critics, B, 1]``, see :func:`td_errors`
+    :param weights: ``[B, 1]``
+    :param threshold: where the square gives way to the straight line, > 0
+    :return: a scalar
+    :raises ValueError: if the weights are not one column of the batch's length
+    """
+    batch_size = errors.shape[1]
+    require_column(weights, batch_size)
+    bent = F.huber_loss(errors, th.zeros_like(errors), reduction="none", delta=threshold)
+    return (weights.detach() * bent).sum() / batch_size
+
+
+def weighted_quantile_huber_error(
+    quantiles: Tensor, target: Tensor, weights: Tensor, sum_over_quantiles: bool
+) -> Tensor:
+    """Quantile regression of every estimated quantile on every target quantile, weighted.
+
+    The loss of a pair is ``|tau - 1(d < 0)| * H(d)``, with ``d`` = target minus quantile, the Huber
+    loss ``H`` of threshold 1 and the midpoints ``tau_i = (i - 0.5) / n_quantiles`` (Dabney et al.
+    2018, eq. 10, for QR-DQN; Kuznetsov et al. 2020 for TQC). With unit weights it is sb3-contrib's
+    ``quantile_huber_loss``, with the same gradient to the last bit. No gradient flows into the
+    weights.
+
+    :param quantiles: ``[B, n_quantiles]``, or ``[B, n_critics, n_quantiles]``
+    :param target: ``[B, n_target_quantiles]``, the same for all critics
+    :param weights: ``[B, 1]``
+    :param sum_over_quantiles: whether to sum over the estimated quantiles, as QR-DQN does, or to
+        take the mean over them, as TQC does
+    :return: a scalar: the mean over samples, critics and target quantiles
+    :raises ValueError: if target or weights are not of the batch's length and these dimensions
+    """
+    batch_size, n_quantiles = len(quantiles), quantiles.shape[-1]
+    require_column(weights, batch_size)
+    if target.ndim != 2 or len(target) != batch_size:
+        raise ValueError(
+            f"the target must have shape [{batch_size}, n_target_quantiles], got "
+            f"{list(target.shape)}: return one row of quantiles a sample from bellman_target"
+        )
+    if quantiles.ndim == 3:
+        target = target.unsqueeze(1)
+    distances = target.unsqueeze(-2) - quantiles.unsqueeze(-1)
+    bent = F.huber_loss(distances, th.zeros_like(distances), reduction="none")
+    levels = (th.arange(n_quantiles, device=quantiles.device) + 0.5) / n_quantiles
+    tilted = (levels[:, None] - (distances.detach() < 0).float()).abs() * bent
+    # Weighted here, where B numbers are left: so the weights cost nothing beside the pairs.
+    per_sample = tilted.flatten(1).sum(1, keepdim=True)
+    count = tilted.numel() // n_quantiles if sum_over_quantiles else tilted.numel()
+    return (weights.detach() * per_sample).sum() / count
+
+
+def weighted_pal_error(
+    errors: Tensor, weights: Tensor, alpha: float, min_priority: float = 1.0
+) -> Tensor:
+    """PAL: ``sum_k mean_i w_i * pal(delta_ki) / lambda`` (Fujimoto et al. 2020).
+
+    ``pal(d)`` is ``m ** alpha * d ** 2 / 2`` for ``|d| < m`` and
+    ``m * |d| ** (1 + alpha) / (1 + alpha)`` beyond, with ``m = min_priority``; ``lambda`` is the
+    batch's mean of ``max(|d|, m) ** alpha``, over critics the largest, without gradient. With one
+    critic and unit weights the gradient is, in expectation, that of Huber's loss under LAP.
+
+    :param errors: ``[n_critics, B, 1]``, see :func:`td_errors`
+    :param weights: ``[B, 1]``
+    :param alpha: in [0, 1]
+    :param min_priority: > 0, in units of return
+    :return: a scalar
+    :raises ValueError: if the weights are not one column of the batch's length
+    """
+    batch_size = errors.shape[1]
+    require_column(weights, batch_size)
+    size = errors.abs()
+    inside = 0.5 * min_priority**alpha * errors.square()
+    # Clamped, or the power's gradient at 0 would be a NaN that `where` lets through.
+    outside = min_priority * size.clamp(min=min_priority).pow(1 + alpha) / (1 + alpha)
+    loss = th.where(size < min_priority, inside, outside)
+    scale = size.detach().amax(dim=0).clamp(min=min_priority).pow(alpha).mean()
+    return (weights.detach() * loss).sum() / (batch_size * scale)
 
 
 def polyak_step(parameters: Tensors, targets: Tensors, tau: float) -> None:

@@ -14,8 +14,10 @@ of Stable-Baselines3. When SB3 moves, this is the list to check:
 * ``_get_torch_save_params``, ``_excluded_save_params``: extended
 * ``ReplayBuffer._get_samples``, ``._normalize_obs``, ``.pos``, ``.full`` and the arrays of the
   plain, Dict and n-step buffers: read
-* the bodies of ``SAC.train`` and ``TD3.train``: rewritten as one gradient step each; the parity
-  tests hold the two side by side
+* the bodies of ``train`` of ``SAC``, ``TD3`` and ``DQN``, and of sb3-contrib's ``TQC``, ``QRDQN``
+  and ``CrossQ``: rewritten as one gradient step each; the parity tests hold the two side by side
+* the networks that they name (``actor``, ``critic``, ``q_net``, ``quantile_net``, their targets),
+  the optimisers on these, and CrossQ's ``set_bn_training_mode``
 """
 
 from __future__ import annotations

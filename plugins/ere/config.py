@@ -49,6 +49,11 @@ class EmphasizeRecent:
         if isinstance(self.inner, Mapping) and self.inner.get("name") == "ere":
             raise ValueError("EmphasizeRecent: inner must be another sampler than ERE itself")
 
+    @property
+    def critic_loss(self) -> Any:
+        """The loss that the inner sampler is defined with, if any."""
+        return getattr(resolve_config("sampler", self.inner), "critic_loss", None)
+
     def fitted_to(self, capacity: int) -> EmphasizeRecent:
         """The options for a replay buffer.
 

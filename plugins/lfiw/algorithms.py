@@ -1,4 +1,4 @@
-"""LFIWSAC and LFIWTD3: a base with ``LikelihoodFree`` built in, its options as arguments."""
+"""LFIWSAC, LFIWTD3, LFIWDQN: a base with ``LikelihoodFree`` built in, its options as arguments."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_ext.algorithms.arguments import BaseArguments
 from sb3_ext.algorithms.composable import Composable
+from sb3_ext.algorithms.dqn import DQN
 from sb3_ext.algorithms.sac import SAC
 from sb3_ext.algorithms.td3 import TD3
 from sb3_ext.plugins.lfiw.config import DEFAULT_FAST_BUFFER_SIZE, OPTIONS, LikelihoodFree
@@ -29,7 +30,7 @@ class WithLikelihoodFree(Composable):
     :param divergence: ``"js"`` (paper), ``"kl"``, ``"chi2"`` or ``"hellinger"``
     :param weight_form: ``"ratio"`` (paper) or ``"prob"`` (the authors' code, milder)
     :param ratio_net_arch: widths of the ratio network's hidden layers
-    :param ratio_learning_rate: its learning rate; None follows the critic's
+    :param ratio_learning_rate: its learning rate; None follows the value network's
     :param ratio_updates: its steps for each gradient step
     :param logit_clip: bound of its logit; ``"auto"`` is ln(slow / fast), None no bound
     :param normalize_inputs: whether it standardises its inputs; ``"auto"`` decides
@@ -116,4 +117,14 @@ class LFIWTD3(WithLikelihoodFree, TD3):
 
     ``TD3(..., weighting=LikelihoodFree(...))`` under one name. Takes the options of
     :class:`WithLikelihoodFree` and all arguments of ``stable_baselines3.TD3``.
+    """
+
+
+class LFIWDQN(WithLikelihoodFree, DQN):
+    """DQN with likelihood-free importance weights (Sinha et al. 2022).
+
+    ``DQN(..., weighting=LikelihoodFree(...))`` under one name. Takes the options of
+    :class:`WithLikelihoodFree` and all arguments of :class:`~sb3_ext.algorithms.dqn.DQN`. The ratio
+    network sees an action as a one-hot vector. The paper's Atari agent is Double DQN:
+    ``double_q=True``.
     """

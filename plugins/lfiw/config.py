@@ -34,7 +34,8 @@ class LikelihoodFree:
     :param divergence: ``"js"`` (paper), ``"kl"``, ``"chi2"`` or ``"hellinger"``
     :param weight_form: ``"ratio"`` (paper) or ``"prob"`` (the authors' code, milder)
     :param ratio_net_arch: widths of the ratio network's hidden layers
-    :param ratio_learning_rate: its Adam's rate; None follows the critic's, schedule included
+    :param ratio_learning_rate: its Adam's rate; None follows the value network's,
+        schedule included
     :param ratio_updates: steps of the ratio network for each gradient step
     :param logit_clip: bound of the logit: ``"auto"`` is ln(slow / fast), the truth's own bound;
         a number; or None for no bound

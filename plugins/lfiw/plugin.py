@@ -40,6 +40,17 @@ LFIW_TD3 = PluginSpec(
     observation_spaces=("Box", "Dict"),
 )
 
+LFIW_DQN = PluginSpec(
+    kind="algorithm",
+    name="lfiw_dqn",
+    summary="DQN that believes transitions by how likely the current policy visits them.",
+    target="sb3_ext.plugins.lfiw.algorithms:LFIWDQN",
+    paper=PAPER,
+    search_space=SEARCH_SPACE,
+    action_spaces=("Discrete",),
+    observation_spaces=("Box", "Dict"),
+)
+
 LFIW = PluginSpec(
     kind="weighting",
     name="lfiw",
@@ -47,8 +58,8 @@ LFIW = PluginSpec(
     target="sb3_ext.plugins.lfiw.config:LikelihoodFree",
     paper=PAPER,
     search_space=SEARCH_SPACE,
-    action_spaces=("Box",),
+    action_spaces=("Box", "Discrete"),
     observation_spaces=("Box", "Dict"),
 )
 
-SPECS = (LFIW_SAC, LFIW_TD3, LFIW)
+SPECS = (LFIW_SAC, LFIW_TD3, LFIW_DQN, LFIW)

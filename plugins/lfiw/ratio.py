@@ -22,7 +22,7 @@ class RatioNetwork(nn.Module):
     """An MLP from features and actions to one raw logit, ``ln d_fast/d_slow`` before its bound.
 
     :param features_dim: length of a state's features
-    :param action_dim: length of an action as the replay buffer stores it
+    :param action_dim: length of an action as the replay buffer stores it, or of its one-hot code
     :param net_arch: widths of the hidden layers, ReLU between
     :param normalize: whether features are standardised by running statistics of the slow buffer
         (actions lie in [-1, 1] already)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim, preprocess_obs
 from torch import Tensor
 
 from sb3_ext.algorithms.composable import Composable
@@ -46,13 +46,13 @@ class LikelihoodFreeWeighting(Weighting):
     bit, one without weighting.
 
     :param config: the options; ``fast_buffer_size`` fits the replay buffer
-    :param algorithm: whose batches are weighed; its critic's encoder gives the features
+    :param algorithm: whose batches are weighed; its value network's encoder gives the features
     """
 
     def __init__(self, config: LikelihoodFree, algorithm: Composable) -> None:
         self.config = config
         self.algorithm = algorithm
-        encoder = algorithm.critic.features_extractor
+        encoder = algorithm.value_network.features_extractor
         self._learned_features = next(encoder.parameters(), None) is not None
         # Randomness of its own: the ratio network must not shift anybody else's draws.
         seed = th.initial_seed() if algorithm.seed is None else algorithm.seed
@@ -61,7 +61,7 @@ class LikelihoodFreeWeighting(Weighting):
             th.default_generator.manual_seed(seed)
             self.network = RatioNetwork(
                 encoder.features_dim,
-                get_action_dim(algorithm.action_space),
+                get_flattened_obs_dim(algorithm.action_space),
                 config.ratio_net_arch,
                 self._normalizes(algorithm.replay_view),
             ).to(algorithm.device)
@@ -115,7 +115,7 @@ class LikelihoodFreeWeighting(Weighting):
 
         limit = self._limit(slow, fast)
         features = self._features(draw.samples.observations)
-        actions = draw.samples.actions.float()
+        actions = self._actions(draw.samples.actions)
         if draw.uniform:
             # The batch is itself a uniform draw of the slow buffer: one forward pass serves the
             # ratio loss and the weights.
@@ -195,25 +195,30 @@ class LikelihoodFreeWeighting(Weighting):
     def _learning_rate(self) -> float:
         if self.config.ratio_learning_rate is not None:
             return self.config.ratio_learning_rate
-        rate: float = self.algorithm.critic.optimizer.param_groups[0]["lr"]
+        rate: float = self.algorithm.value_optimizer.param_groups[0]["lr"]
         return rate
 
     def _features(self, observations: Observations) -> Tensor:
-        """The critic's features ``[B, features_dim]``, detached; plain inputs for an MLP."""
-        critic = self.algorithm.critic
-        encoder, mode = critic.features_extractor, critic.features_extractor.training
+        """The value network's features ``[B, features_dim]``, detached; plain inputs for an MLP."""
+        network = self.algorithm.value_network
+        encoder, mode = network.features_extractor, network.features_extractor.training
         if self._learned_features:
-            encoder.train(False)  # batch norm's statistics and dropout's draws are the critic's own
+            encoder.train(False)  # batch norm's statistics and dropout's draws are its own
         with th.no_grad():
-            features: Tensor = critic.extract_features(observations, encoder)
+            features: Tensor = network.extract_features(observations, encoder)
         if self._learned_features:
             encoder.train(mode)
         return features
 
+    def _actions(self, actions: Tensor) -> Tensor:
+        """Stored actions as numbers ``[B, action_dim]``; discrete ones have no order: one-hot."""
+        encoded = preprocess_obs(actions, self.algorithm.action_space)
+        return cast(Tensor, encoded).flatten(1)
+
     def _inputs(self, indices: Indices, replay: Replay) -> tuple[Tensor, Tensor]:
         """Features and actions of stored transitions."""
         observations, actions = replay.observations_and_actions(indices)
-        return self._features(observations), actions.float()
+        return self._features(observations), self._actions(actions)
 
     def _train(
         self,

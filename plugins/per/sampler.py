@@ -18,8 +18,9 @@ from sb3_ext.plugins.per.equations import (
     importance_weights,
     stratified,
 )
+from sb3_ext.replay.backends import make_sum_tree
 from sb3_ext.replay.sampler import Drawn, Sampler
-from sb3_ext.replay.sum_tree import Extreme, SumTree, make_sum_tree
+from sb3_ext.replay.sum_tree import Extreme, SumTree
 from sb3_ext.replay.window import Indices, Window
 from sb3_ext.updates import Clock
 
@@ -117,6 +118,7 @@ class PrioritizedSampler(Sampler):
         """Leaves, largest mass, random generator."""
         return {
             "masses": np.array(self.tree.leaves),
+            "alpha": self.config.alpha,
             "largest_seen": self._largest_seen,
             "rng": self.rng.bit_generator.state,
         }
@@ -133,10 +135,14 @@ class PrioritizedSampler(Sampler):
                 f"has room for {self.tree.capacity}: use the buffer_size and the number of "
                 "environments that they were saved with"
             )
+        before, now = float(state["alpha"]), self.config.alpha
+        largest = float(state["largest_seen"])
+        if before != now and before > 0:  # loaded with another alpha
+            masses, largest = masses ** (now / before) * (masses > 0), largest ** (now / before)
         self.tree.fill(masses)
         for extreme in self._extremes.values():
             extreme.refill()
-        self._largest_seen = float(state["largest_seen"])
+        self._largest_seen = largest
         self.rng.bit_generator.state = state["rng"]
 
     # -- the parts ---------------------------------------------------------------------------

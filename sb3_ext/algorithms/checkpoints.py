@@ -17,7 +17,7 @@ from stable_baselines3.common.save_util import open_path
 from sb3_ext.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from sb3_ext.algorithms.composable import Composable
+    from sb3_ext.algorithms.saving import Saving
 
 # An attribute that only this algorithm saves, most telling first: SB3's zips do not name
 # their class.
@@ -26,12 +26,15 @@ _MARKS = (
     ("CrossQ", ("target_entropy", "policy_delay")),
     ("SAC", ("target_entropy",)),
     ("TD3", ("policy_delay",)),
-    ("QR-DQN or DQN", ("exploration_fraction",)),
+    ("QRDQN", ("exploration_fraction", "n_quantiles")),
+    ("DQN", ("exploration_fraction",)),
     ("TRPO", ("cg_max_steps",)),
     ("PPO", ("clip_range",)),
     ("ARS", ("delta_std",)),
     ("A2C", ("ent_coef", "vf_coef")),
 )
+
+_CONTRIB = ("TQC", "CrossQ", "QRDQN", "TRPO", "ARS")
 
 # The zip that is being loaded, while it may have other parameters for the weighting than the model.
 _adapting: ContextVar[Summary | None] = ContextVar("sb3_ext_adapting", default=None)
@@ -109,7 +112,7 @@ def _family(data: Mapping[str, Any]) -> str | None:
     return family
 
 
-def require_compatible(cls: type[Composable], summary: Summary, path: str) -> None:
+def require_compatible(cls: type[Saving], summary: Summary, path: str) -> None:
     """Refuse a zip that another class saved.
 
     Accepted are the class's own zips, those of its bases, and stock SB3's of the same family: the
@@ -127,7 +130,8 @@ def require_compatible(cls: type[Composable], summary: Summary, path: str) -> No
             f"{summary.saved_by}.load"
         )
     if summary.family != cls.family:
-        found = f"stable_baselines3's {summary.family}" if summary.family else "an unknown class"
+        home = "sb3_contrib" if summary.family in _CONTRIB else "stable_baselines3"
+        found = f"{home}'s {summary.family}" if summary.family else "an unknown class"
         raise CheckpointError(
             f"{path} was saved by {found}, and {cls.__name__} continues only models of "
             f"{cls.family}: load it with the class that saved it"
@@ -135,9 +139,7 @@ def require_compatible(cls: type[Composable], summary: Summary, path: str) -> No
 
 
 @contextmanager
-def adapting(
-    cls: type[Composable], summary: Summary, overrides: Mapping[str, Any]
-) -> Iterator[None]:
+def adapting(cls: type[Saving], summary: Summary, overrides: Mapping[str, Any]) -> Iterator[None]:
     """While a zip is loaded that may lack, or have too many, of the weighting's parameters.
 
     That is a warm start, from a stock zip or a base's, or an explicit new ``weighting=``. In all
@@ -151,7 +153,7 @@ def adapting(
         _adapting.reset(token)
 
 
-def adapt_parameters(model: Composable, parameters: dict[str, Any]) -> dict[str, Any]:
+def adapt_parameters(model: Saving, parameters: dict[str, Any]) -> dict[str, Any]:
     """The parameters that a model shall take from a dict of them.
 
     While a zip of another class is loaded, the weighting keeps what the same kind of weighting has

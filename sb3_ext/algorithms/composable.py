@@ -1,41 +1,39 @@
-"""What all our bases share: the ``replay=`` and ``weighting=`` doors, saving, and bad input."""
+"""What all our bases share: the doors for replay, weighting and loss, and the loop."""
 
 from __future__ import annotations
 
-import io
-import pathlib
+import warnings
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.policies import ContinuousCritic
+from stable_baselines3.common.buffers import (
+    DictReplayBuffer,
+    NStepReplayBuffer,
+    ReplayBuffer,
+)
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch import Tensor
 
-from sb3_ext.algorithms import checkpoints
 from sb3_ext.algorithms.inputs import (
+    build_part,
     check_env,
     check_transition,
     plain_config,
     resolve_config,
 )
+from sb3_ext.algorithms.saving import Saving
+from sb3_ext.losses import CriticLoss, plain_loss, resolve_loss
 from sb3_ext.replay.buffers import replay_door
 from sb3_ext.replay.sampler import Sampler, SamplerConfig
-from sb3_ext.replay.storage import Replay
-from sb3_ext.signatures import own_arguments, require_known
 from sb3_ext.updates import Batch, Clock, Step, run_updates
 from sb3_ext.weighting import Weighting, WeightingConfig
 
-#: Attribute of a saved replay buffer.
-SAMPLER_STATE = "sb3_ext_sampler"
 
-
-class Composable(OffPolicyAlgorithm):
+class Composable(Saving):
     """An SB3 off-policy algorithm whose gradient step, sampler and weighting are three things.
 
     A base inherits from this class and from SB3's, and writes ``gradient_step`` and
@@ -46,15 +44,12 @@ class Composable(OffPolicyAlgorithm):
     :param replay: which transitions to learn from: a sampler's config, its registered name, or a
         mapping ``{"name": ..., **options}``; None is SB3's uniform replay
     :param weighting: how much to believe each of them: likewise; None believes all alike
+    :param critic_loss: how the critic's errors become a loss: ``"huber"``, ``"pal"``, a mapping
+        with options, or a function; None is the base's own, or the one that belongs to a sampler
     :param engine: how a gradient step is computed; ``"reference"`` equals SB3 to the bit
     """
 
-    #: Name of the SB3 algorithm whose checkpoints warm-start this base.
-    family: ClassVar[str]
-
-    critic: ContinuousCritic
-    weigher: Weighting | None
-    sampler: Sampler | None
+    critic: Any
     clock: Clock
 
     def __init__(
@@ -64,10 +59,12 @@ class Composable(OffPolicyAlgorithm):
         *args: Any,
         replay: SamplerConfig | Mapping[str, Any] | str | None = None,
         weighting: WeightingConfig | Mapping[str, Any] | str | None = None,
+        critic_loss: CriticLoss | Mapping[str, Any] | str | None = None,
         engine: str = "reference",
         **kwargs: Any,
     ) -> None:
         given = {**kwargs, "replay": replay, "weighting": weighting, "engine": engine}
+        given["critic_loss"] = critic_loss
         self.check_arguments(given, type(self).__name__, saved=())
         replay = replay_door(kwargs, replay)
         self.engine = engine
@@ -75,32 +72,15 @@ class Composable(OffPolicyAlgorithm):
         # is made; kept as plain values, so that `load(path, weighting=...)` and JSON work.
         self.replay = plain_config(resolve_config("sampler", replay))
         self.weighting = plain_config(resolve_config("weighting", weighting))
+        self.critic_loss = plain_loss(resolve_loss(critic_loss))
+        self.loss_function: CriticLoss | None = None
         self.weigher = None
         self.sampler = None
         self.clock = Clock(0, 1, 1.0)
         self.saved_by = type(self).__name__
         self.weigher_class: str | None = None
-        made: Any = check_env(env, type(self).__name__, int(kwargs.get("verbose", 0)))
+        made: Any = check_env(env, type(self), int(kwargs.get("verbose", 0)))
         super().__init__(policy, made, *args, **kwargs)
-
-    @classmethod
-    def check_arguments(cls, given: Mapping[str, Any], where: str, saved: Iterable[str]) -> None:
-        """Refuse what is misspelt or contradicts itself, in the constructor and in ``load``.
-
-        :param given: arguments by name
-        :param where: who got them, for the error
-        :param saved: names that a saved model knows beside the constructor's
-        """
-        require_known(cls, given, where=where, also=saved)
-        if given.get("engine", "reference") != "reference":
-            raise ValueError(
-                f"engine must be 'reference', the only one so far, got {given['engine']!r}"
-            )
-        if given.get("replay") is not None and given.get("replay_buffer_class") is not None:
-            raise ValueError(
-                f"{where} got both replay= and replay_buffer_class=, which say in two ways how "
-                "transitions are drawn; give one of them"
-            )
 
     # -- what a base writes ------------------------------------------------------------------
 
@@ -114,11 +94,51 @@ class Composable(OffPolicyAlgorithm):
 
     @abstractmethod
     def bellman_target(self, batch: Batch) -> Tensor:
-        """The target of the critic, ``[B, 1]``, without gradient; what a variant replaces."""
+        """The target of the critic, without gradient; what a variant replaces.
+
+        :return: ``[B, 1]``, of a distributional critic ``[B, n_target_quantiles]``
+        """
 
     @abstractmethod
     def optimizers(self) -> list[th.optim.Optimizer]:
         """The optimisers that follow ``learning_rate``; never a weighting's."""
+
+    def critic_error(self, errors: Tensor, weights: Tensor) -> Tensor:
+        """The critic's loss, a scalar; what a variant with another loss replaces.
+
+        TQC and QR-DQN do not ask here: their loss pairs quantiles and has no one error a sample.
+
+        :param errors: ``[n_critics, B, 1]``, estimate minus target
+        :param weights: ``[B, 1]``
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must say in critic_error how errors become a loss, for example "
+            "by sb3_ext.td.weighted_squared_error(errors, weights)"
+        )
+
+    def weighted_error(self, errors: Tensor, weights: Tensor) -> Tensor:
+        """The loss that the critic descends: the one that was chosen, or the base's own.
+
+        :param errors: ``[n_critics, B, 1]``, estimate minus target
+        :param weights: ``[B, 1]``
+        """
+        if self.loss_function is None:
+            return self.critic_error(errors, weights)
+        return self.loss_function(errors, weights)
+
+    @property
+    def value_network(self) -> Any:
+        """The network that the weighted loss trains: the critic, or what stands for it.
+
+        Its ``extract_features(observations, features_extractor)`` gives a state's features.
+        """
+        return self.critic
+
+    @property
+    def value_optimizer(self) -> th.optim.Optimizer:
+        """Its optimiser."""
+        optimizer: th.optim.Optimizer = self.critic.optimizer
+        return optimizer
 
     # -- the loop ----------------------------------------------------------------------------
 
@@ -126,35 +146,34 @@ class Composable(OffPolicyAlgorithm):
         """Do ``gradient_steps`` gradient steps; called by ``learn``."""
         run_updates(self, gradient_steps, batch_size)
 
-    @property
-    def replay_view(self) -> Replay:
-        """The replay buffer as the loop, the sampler and the weighting see it."""
-        if self.replay_buffer is None:
-            raise ValueError(f"{type(self).__name__} has no replay buffer yet: set it up first")
-        return Replay(self.replay_buffer, self._vec_normalize_env, self.sampler)
-
     # -- set-up ------------------------------------------------------------------------------
 
-    def require_n_steps(self) -> None:
-        """Let a buffer class of the user's make n-step returns, which SB3 would not ask it to.
+    def _prepare_buffer(self) -> None:
+        """Let n-step returns be made by a buffer class of the user's, too.
 
         :raises ValueError: if it cannot
         """
         chosen = self.replay_buffer_class
-        if self.n_steps == 1 or chosen is None:
-            return
-        if not issubclass(chosen, NStepReplayBuffer):
-            raise ValueError(
-                f"n_steps={self.n_steps} needs a replay buffer that sums rewards, and "
-                f"{chosen.__name__} is no subclass of stable_baselines3's NStepReplayBuffer: "
-                "inherit from that, or leave n_steps at 1"
-            )
-        self.replay_buffer_kwargs.update({"n_steps": self.n_steps, "gamma": self.gamma})
+        if chosen in (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer):
+            self.replay_buffer_class = None  # SB3 knows best which of these it takes
+        elif self.n_steps > 1 and chosen is not None:
+            if not issubclass(chosen, NStepReplayBuffer):
+                raise ValueError(
+                    f"n_steps={self.n_steps} needs a replay buffer that sums rewards, and "
+                    f"{chosen.__name__} is no subclass of stable_baselines3's NStepReplayBuffer: "
+                    "inherit from that, or leave n_steps at 1"
+                )
+            self.replay_buffer_kwargs |= {"n_steps": self.n_steps, "gamma": self.gamma}
 
-    def sampler_config(self) -> SamplerConfig | None:
-        """The sampler's config, from the model's plain attributes."""
-        config: SamplerConfig | None = resolve_config("sampler", self.replay)
-        return config
+    def choose_loss(self, sampler: SamplerConfig | None) -> CriticLoss | None:
+        """The critic's loss: what the user chose, or what the sampler is defined with.
+
+        :return: None for the base's own
+        """
+        if not self.takes_critic_loss:
+            return None  # what a sampler would have, a distributional loss has in its own way
+        asked = self.critic_loss
+        return resolve_loss(getattr(sampler, "critic_loss", None) if asked is None else asked)
 
     def weighting_config(self) -> WeightingConfig | None:
         """The weighting's config, from the model's plain attributes."""
@@ -166,8 +185,10 @@ class Composable(OffPolicyAlgorithm):
         self.weighting = plain_config(config)
 
     def _setup_model(self) -> None:
-        self.require_n_steps()
-        super()._setup_model()
+        self._prepare_buffer()
+        with warnings.catch_warnings():  # SB3 thinks that it would not be heeded
+            warnings.filterwarnings("ignore", message="`n_steps=.* is ignored")
+            super()._setup_model()
         sampler, weighting = self.sampler_config(), self.weighting_config()
         if (sampler or weighting) and isinstance(self.replay_buffer, HerReplayBuffer):
             raise ValueError(
@@ -175,8 +196,9 @@ class Composable(OffPolicyAlgorithm):
                 "and what they weigh is not known before; replay= and weighting= do not combine "
                 f"with it. Drop HerReplayBuffer or use {self.family} without them"
             )
-        self.sampler = _built(sampler, Sampler, self)
-        self.weigher = _built(weighting, Weighting, self)
+        self.loss_function = self.choose_loss(sampler)
+        self.sampler = build_part(sampler, Sampler, self)
+        self.weigher = build_part(weighting, Weighting, self)
         fitted = None if self.weigher is None else self.weigher.fitted()
         if fitted is not None:
             self.keep_weighting_config(fitted)
@@ -242,152 +264,3 @@ class Composable(OffPolicyAlgorithm):
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
         if self.sampler is not None:
             self.sampler.added(row * replay_buffer.n_envs + np.arange(replay_buffer.n_envs))
-
-    # -- save and load -----------------------------------------------------------------------
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "weigher", "sampler", "clock"]
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        names, tensors = super()._get_torch_save_params()
-        return ([*names, "weigher"] if self.weigher is not None else names), tensors
-
-    def set_parameters(
-        self,
-        load_path_or_dict: Any,
-        exact_match: bool = True,
-        device: th.device | str = "auto",
-    ) -> None:
-        """As in SB3; a weighting's networks and optimiser are under the name ``weigher``."""
-        if isinstance(load_path_or_dict, dict):
-            load_path_or_dict = checkpoints.adapt_parameters(self, load_path_or_dict)
-        super().set_parameters(load_path_or_dict, exact_match, device)
-
-    @classmethod
-    def load(
-        cls,
-        path: str | pathlib.Path | io.BufferedIOBase,
-        env: GymEnv | str | None = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **kwargs: Any,
-    ) -> Self:
-        """Load a model; keyword arguments override what was saved (``temperature=9``).
-
-        A zip of stock SB3's class of the same family warm-starts this one: what the zip does not
-        hold, such as a ratio network, starts fresh.
-
-        :raises CheckpointError: if the file is damaged or was saved by another class
-        :raises TypeError: if a keyword is no argument of the class
-        """
-        summary = checkpoints.inspect(path)
-        checkpoints.require_compatible(cls, summary, str(path))
-        cls.check_arguments(kwargs, f"{cls.__name__}.load", saved=summary.attributes)
-        made: Any = check_env(env, cls.__name__)
-        kwargs = cls.inherit_weighting(summary.weighting, kwargs)
-        if "replay" in kwargs:
-            kwargs["replay"] = plain_config(resolve_config("sampler", kwargs["replay"]))
-        if "weighting" in kwargs:
-            kwargs["weighting"] = plain_config(resolve_config("weighting", kwargs["weighting"]))
-        with checkpoints.adapting(cls, summary, kwargs):
-            return super().load(
-                path, made, device, custom_objects, print_system_info, force_reset, **kwargs
-            )
-
-    @classmethod
-    def inherit_weighting(
-        cls, saved: Mapping[str, Any] | None, overrides: dict[str, Any]
-    ) -> dict[str, Any]:
-        """What ``load`` overrides, seeing the registered weighting that a zip was saved with."""
-        return overrides
-
-    def load_replay_buffer(
-        self,
-        path: str | pathlib.Path | io.BufferedIOBase,
-        truncate_last_traj: bool = True,
-    ) -> None:
-        """As in SB3; a buffer of other shapes is refused.
-
-        A sampler goes on with what it knew when the buffer was saved; if that was with another
-        sampler or none, it is told what the buffer holds.
-        """
-        before = self.replay_buffer
-        super().load_replay_buffer(path, truncate_last_traj)
-        assert self.replay_buffer is not None
-        try:
-            self._take_over(before, str(getattr(path, "name", path)))
-        except BaseException:
-            self.replay_buffer = before
-            raise
-
-    def _take_over(self, before: ReplayBuffer | None, path: str) -> None:
-        """Check a buffer that was loaded, and make a sampler for it."""
-        loaded = self.replay_buffer
-        assert loaded is not None
-        if before is not None and loaded.n_envs != before.n_envs:
-            raise ValueError(
-                f"{path} holds transitions of {loaded.n_envs} environments, "
-                f"and this model has {before.n_envs}: load the model with an env of "
-                f"{loaded.n_envs} environments"
-            )
-        for name in ("observation_space", "action_space"):
-            held, wanted = getattr(loaded, name), getattr(self, name)
-            if held != wanted:
-                raise ValueError(
-                    f"{path} holds transitions with {name} {held}, and this model has {wanted}"
-                )
-        saved = loaded.__dict__.pop(SAMPLER_STATE, None)
-        config = self.sampler_config()
-        if config is None:
-            return
-        sampler = _built(config, Sampler, self)  # for a buffer of this size
-        if saved is not None and saved["sampler"] == type(sampler).__name__:
-            sampler.load_state_dict(saved["state"])
-        else:
-            sampler.added(self.replay_view.window.indices())
-        self.sampler = sampler
-
-    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
-        """As in SB3; a sampler's state goes with it, and stock SB3 can still load the file."""
-        if self.sampler is None or self.replay_buffer is None:
-            super().save_replay_buffer(path)
-            return
-        state = {"sampler": type(self.sampler).__name__, "state": self.sampler.state_dict()}
-        setattr(self.replay_buffer, SAMPLER_STATE, state)
-        try:
-            super().save_replay_buffer(path)
-        finally:
-            delattr(self.replay_buffer, SAMPLER_STATE)
-
-    def save_for_sb3(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
-        """Save a zip that stock SB3 loads, without anything of ours.
-
-        ``stable_baselines3.SAC.load(path)`` then needs no sb3-ext. A ratio network and the like
-        are not in the file; use ``save`` to keep them.
-
-        :param path: as for ``save``
-        """
-        weigher, self.weigher = self.weigher, None  # no longer among the torch parameters
-        try:
-            self.save(path, exclude=sorted(self.own_attributes()))
-        finally:
-            self.weigher = weigher
-
-    def own_attributes(self) -> set[str]:
-        """Names of the plain attributes that stock SB3 does not know."""
-        return {one.name for one in own_arguments(type(self))} | {"saved_by", "weigher_class"}
-
-
-def _built(config: Any, kind: type, algorithm: Composable) -> Any:
-    """The living part of a config, or None."""
-    if config is None:
-        return None
-    part = config.build(algorithm)
-    if kind not in type(part).__mro__:
-        raise TypeError(
-            f"{type(config).__name__}.build must return an object whose class inherits from "
-            f"sb3_ext.{kind.__name__}, got {type(part).__name__}"
-        )
-    return part

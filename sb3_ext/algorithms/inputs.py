@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
-from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.type_aliases import GymEnv
 
@@ -16,28 +15,42 @@ from sb3_ext.errors import NonFiniteError
 from sb3_ext.signatures import require_known
 from sb3_ext.spec import Kind
 
+if TYPE_CHECKING:
+    from sb3_ext.algorithms.saving import Saving
+
 # What it is, its values, and which environment they are of (None: one row for each).
 _Part = tuple[str, np.ndarray, int | None]
 
 _DOORS: dict[Kind, str] = {"sampler": "replay", "weighting": "weighting"}
 
 
-def check_env(env: GymEnv | str | None, algorithm: str, verbose: int = 0) -> GymEnv | None:
-    """Make the environment if it is named, and refuse action spaces that are not Box.
+def check_env(env: GymEnv | str | None, algorithm: type[Saving], verbose: int = 0) -> GymEnv | None:
+    """Make the environment if it is named, and refuse action spaces that the algorithm is not for.
 
     :param env: an environment, its id, or None (loading a model to predict only)
-    :param algorithm: who asks, for the error
-    :raises ValueError: if the action space is not a Box
+    :param algorithm: who asks
+    :raises ValueError: if the action space is of none of its ``supported_actions``
     """
     if env is None:
         return None
     made: Any = maybe_make_env(env, verbose)
-    if not isinstance(made.action_space, spaces.Box):
+    if not isinstance(made.action_space, algorithm.supported_actions):
+        kind = type(made.action_space).__name__
+        supported = " and ".join(one.__name__ for one in algorithm.supported_actions)
         raise ValueError(
-            f"{algorithm} supports Box action spaces, got {made.action_space}; for discrete "
-            "actions use an algorithm such as stable_baselines3.DQN"
+            f"{algorithm.__name__} supports {supported} action spaces, got {made.action_space}; "
+            f"for {kind} actions use {_algorithms_for(kind)}"
         )
     return made  # type: ignore[no-any-return]
+
+
+def _algorithms_for(kind: str) -> str:
+    """Who takes a kind of actions: ours and plugins', or a hint where there is none."""
+    specs = [one for one in registry.public_names().values() if one.kind == "algorithm"]
+    names = [one.public_name for one in specs if kind in one.action_spaces]
+    if names:
+        return " or ".join(f"sb3_ext.{name}" for name in sorted(names))
+    return "an algorithm that takes them, such as stable_baselines3.PPO"
 
 
 def resolve_config(kind: Kind, value: Any) -> Any:
@@ -74,6 +87,19 @@ def plain_config(config: Any) -> Any:
     """A registered config as ``{"name": ..., **options}``; anything else as it is."""
     spec = registry.spec_of(type(config)) if is_dataclass(config) else None
     return config if spec is None else {"name": spec.name, **asdict(config)}
+
+
+def build_part(config: Any, kind: type, algorithm: Any) -> Any:
+    """The living part of a config, or None."""
+    if config is None:
+        return None
+    part = config.build(algorithm)
+    if kind not in type(part).__mro__:
+        raise TypeError(
+            f"{type(config).__name__}.build must return an object whose class inherits from "
+            f"sb3_ext.{kind.__name__}, got {type(part).__name__}"
+        )
+    return part
 
 
 def check_transition(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch as th
 from stable_baselines3.common.utils import get_parameters_by_name
 from torch import Tensor, nn
@@ -42,6 +45,32 @@ def backward(loss: Tensor, optimizer: th.optim.Optimizer) -> None:
     for parameter in parameters:
         parameter.grad = None
     loss.backward(inputs=parameters)
+
+
+def descend(
+    loss: Tensor, optimizer: th.optim.Optimizer, max_grad_norm: float | None = None
+) -> None:
+    """One step of an optimiser down a loss.
+
+    :param loss: a scalar
+    :param optimizer: takes the step
+    :param max_grad_norm: a longer gradient is cut to this length; None leaves it
+    """
+    backward(loss, optimizer)
+    if max_grad_norm is not None:
+        th.nn.utils.clip_grad_norm_(learned_by(optimizer), max_grad_norm)
+    optimizer.step()
+
+
+@contextmanager
+def buffers_kept(network: nn.Module) -> Iterator[None]:
+    """Within the block a network may run as in training; its running statistics come back."""
+    before = [buffer.clone() for buffer in network.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in zip(network.buffers(), before, strict=True):
+            buffer.copy_(value)
 
 
 def learned_by(optimizer: th.optim.Optimizer) -> list[Tensor]:

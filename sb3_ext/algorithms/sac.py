@@ -10,13 +10,13 @@ from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor
 
 from sb3_ext.algorithms.arguments import SACArguments
-from sb3_ext.algorithms.composable import Composable
-from sb3_ext.algorithms.networks import TargetNetwork, backward
+from sb3_ext.algorithms.entropy import MaximumEntropy
+from sb3_ext.algorithms.networks import TargetNetwork, descend
 from sb3_ext.td import minimum_over_critics, td_errors, td_target, weighted_squared_error
 from sb3_ext.updates import Batch, Step
 
 
-class SAC(Composable, sb3.SAC):
+class SAC(MaximumEntropy, sb3.SAC):
     """SB3's SAC with doors for replay and weighting; without them equal to it to the bit.
 
     ``target_update_interval`` counts gradient steps within one call of ``train``, as in SB3: with
@@ -46,17 +46,6 @@ class SAC(Composable, sb3.SAC):
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "follower"]
 
-    def optimizers(self) -> list[th.optim.Optimizer]:
-        """Actor's, critic's and, if the entropy coefficient is learned, its own."""
-        learned = [] if self.ent_coef_optimizer is None else [self.ent_coef_optimizer]
-        return [self.actor.optimizer, self.critic.optimizer, *learned]
-
-    def entropy_coefficient(self) -> Tensor:
-        """alpha, the reward's price of one nat of entropy; without gradient."""
-        if self.log_ent_coef is None:
-            return self.ent_coef_tensor
-        return self.log_ent_coef.detach().exp()
-
     def bellman_target(self, batch: Batch) -> Tensor:
         """``r + (1 - done) * gamma * (min_k Q_k(s', a') - alpha * log pi(a'|s'))``, ``[B, 1]``."""
         with th.no_grad():
@@ -65,6 +54,10 @@ class SAC(Composable, sb3.SAC):
             soft_value = q_next - self.entropy_coefficient() * log_prob.reshape(-1, 1)
             discounts = self.gamma if batch.discounts is None else batch.discounts
             return td_target(batch.rewards, batch.dones, discounts, soft_value)
+
+    def critic_error(self, errors: Tensor, weights: Tensor) -> Tensor:
+        """Half the weighted mean square of each critic, summed."""
+        return 0.5 * weighted_squared_error(errors, weights)
 
     def gradient_step(self, batch: Batch, weights: Tensor) -> Step:
         """Entropy coefficient, critics, actor, targets.
@@ -78,24 +71,15 @@ class SAC(Composable, sb3.SAC):
         log_prob = log_prob.reshape(-1, 1)
         alpha = self.entropy_coefficient()
         target = self.bellman_target(batch)
-        metrics = {"ent_coef": alpha}
-
-        if self.ent_coef_optimizer is not None and self.log_ent_coef is not None:
-            surplus = (log_prob + float(self.target_entropy)).detach()
-            ent_coef_loss = -(self.log_ent_coef * surplus).mean()
-            backward(ent_coef_loss, self.ent_coef_optimizer)
-            self.ent_coef_optimizer.step()
-            metrics["ent_coef_loss"] = ent_coef_loss
+        metrics = {"ent_coef": alpha, **self.learn_entropy_coefficient(log_prob)}
 
         errors = td_errors(self.critic(batch.observations, batch.actions), target)
-        critic_loss = 0.5 * weighted_squared_error(errors, weights)
-        backward(critic_loss, self.critic.optimizer)
-        self.critic.optimizer.step()
+        critic_loss = self.weighted_error(errors, weights)
+        descend(critic_loss, self.critic.optimizer)
 
         q_pi = minimum_over_critics(self.critic(batch.observations, actions))
         actor_loss = (alpha * log_prob - q_pi).mean()
-        backward(actor_loss, self.actor.optimizer)
-        self.actor.optimizer.step()
+        descend(actor_loss, self.actor.optimizer)
 
         if self.clock.update % self.target_update_interval == 0:
             self.follower.follow(self.tau)

@@ -2,17 +2,27 @@
 
 from sb3_ext.spec import Atom, Choice, Float, Int, Paper, PluginSpec
 
-_OFF_POLICY: dict[str, Atom] = {
+_COMMON: dict[str, Atom] = {
     "learning_rate": Float(1e-4, 3e-3, log=True),
     "buffer_size": Choice((50_000, 200_000, 1_000_000)),
     "learning_starts": Choice((100, 1_000, 10_000)),
     "batch_size": Choice((64, 128, 256, 512)),
-    "tau": Float(0.001, 0.05, log=True),
     "gamma": Choice((0.95, 0.98, 0.99, 0.995, 0.999)),
     "train_freq": Choice((1, 4, 16, 64)),
     # -1: as many steps as there were in the environment, so the ratio stays one.
     "gradient_steps": Choice((-1, 1)),
 }
+_OFF_POLICY: dict[str, Atom] = {**_COMMON, "tau": Float(0.001, 0.05, log=True)}
+_DISCRETE: dict[str, Atom] = {
+    **_COMMON,
+    "learning_rate": Float(1e-5, 3e-3, log=True),
+    "batch_size": Choice((32, 64, 128, 256)),
+    # The target is copied at these intervals, so tau stays at 1.
+    "target_update_interval": Choice((1, 100, 1_000, 10_000)),
+    "exploration_fraction": Float(0.01, 0.5),
+    "exploration_final_eps": Float(0.01, 0.2),
+}
+_ENT_COEF = Choice(("auto", "auto_0.1", 0.2, 0.05, 0.01))
 
 SAC = PluginSpec(
     kind="algorithm",
@@ -26,7 +36,7 @@ SAC = PluginSpec(
         year=2018,
         url="https://arxiv.org/abs/1801.01290",
     ),
-    search_space={**_OFF_POLICY, "ent_coef": Choice(("auto", "auto_0.1", 0.2, 0.05, 0.01))},
+    search_space={**_OFF_POLICY, "ent_coef": _ENT_COEF},
     action_spaces=("Box",),
     observation_spaces=("Box", "Dict"),
 )
@@ -68,4 +78,75 @@ DDPG = PluginSpec(
     observation_spaces=("Box", "Dict"),
 )
 
-SPECS = (SAC, TD3, DDPG)
+TQC = PluginSpec(
+    kind="algorithm",
+    name="tqc",
+    summary="SAC with distributional critics, whose highest quantiles are left out of the target.",
+    target="sb3_ext.algorithms.tqc:TQC",
+    paper=Paper(
+        title="Controlling Overestimation Bias with Truncated Mixture of Continuous "
+        "Distributional Quantile Critics",
+        authors="Kuznetsov, Shvechikov, Grishin, Vetrov",
+        year=2020,
+        url="https://arxiv.org/abs/2005.04269",
+    ),
+    search_space={
+        **_OFF_POLICY,
+        "ent_coef": _ENT_COEF,
+        "top_quantiles_to_drop_per_net": Int(0, 5),
+    },
+    action_spaces=("Box",),
+    observation_spaces=("Box", "Dict"),
+)
+
+CROSSQ = PluginSpec(
+    kind="algorithm",
+    name="crossq",
+    summary="SAC without target networks: batch normalisation over both ends of a transition.",
+    target="sb3_ext.algorithms.crossq:CrossQ",
+    paper=Paper(
+        title="CrossQ: Batch Normalization in Deep Reinforcement Learning for Greater Sample "
+        "Efficiency and Simplicity",
+        authors="Bhatt, Palenicek, Belousov, Argus, Amiranashvili, Brox, Peters",
+        year=2024,
+        url="https://openreview.net/forum?id=PczQtTsTIX",
+    ),
+    search_space={**_COMMON, "ent_coef": _ENT_COEF, "policy_delay": Int(1, 5)},
+    action_spaces=("Box",),
+    # sb3-contrib has MlpPolicy only.
+    observation_spaces=("Box",),
+)
+
+DQN = PluginSpec(
+    kind="algorithm",
+    name="dqn",
+    summary="Deep Q-network for discrete actions, with double Q-learning if wanted.",
+    target="sb3_ext.algorithms.dqn:DQN",
+    paper=Paper(
+        title="Human-level control through deep reinforcement learning",
+        authors="Mnih, Kavukcuoglu, Silver, et al.",
+        year=2015,
+        url="https://www.nature.com/articles/nature14236",
+    ),
+    search_space={**_DISCRETE, "double_q": Choice((False, True))},
+    action_spaces=("Discrete",),
+    observation_spaces=("Box", "Dict"),
+)
+
+QRDQN = PluginSpec(
+    kind="algorithm",
+    name="qrdqn",
+    summary="DQN that learns the quantiles of the return, not only its mean.",
+    target="sb3_ext.algorithms.qrdqn:QRDQN",
+    paper=Paper(
+        title="Distributional Reinforcement Learning with Quantile Regression",
+        authors="Dabney, Rowland, Bellemare, Munos",
+        year=2018,
+        url="https://arxiv.org/abs/1710.10044",
+    ),
+    search_space=_DISCRETE,
+    action_spaces=("Discrete",),
+    observation_spaces=("Box", "Dict"),
+)
+
+SPECS = (SAC, TD3, DDPG, TQC, CROSSQ, DQN, QRDQN)

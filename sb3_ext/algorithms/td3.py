@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sb3_ext.algorithms.arguments import OffPolicyArguments, TD3Arguments
 from sb3_ext.algorithms.composable import Composable
-from sb3_ext.algorithms.networks import TargetNetwork, backward
+from sb3_ext.algorithms.networks import TargetNetwork, descend
 from sb3_ext.td import minimum_over_critics, td_errors, td_target, weighted_squared_error
 from sb3_ext.updates import Batch, Step
 
@@ -60,21 +60,23 @@ class TD3(Composable, sb3.TD3):
             discounts = self.gamma if batch.discounts is None else batch.discounts
             return td_target(batch.rewards, batch.dones, discounts, q_next)
 
+    def critic_error(self, errors: Tensor, weights: Tensor) -> Tensor:
+        """The weighted mean square of each critic, summed."""
+        return weighted_squared_error(errors, weights)
+
     def gradient_step(self, batch: Batch, weights: Tensor) -> Step:
         """Critics; then, at every ``policy_delay``-th step, actor and targets."""
         target = self.bellman_target(batch)
         errors = td_errors(self.critic(batch.observations, batch.actions), target)
-        critic_loss = weighted_squared_error(errors, weights)
-        backward(critic_loss, self.critic.optimizer)
-        self.critic.optimizer.step()
+        critic_loss = self.weighted_error(errors, weights)
+        descend(critic_loss, self.critic.optimizer)
         metrics = {"critic_loss": critic_loss}
 
         if self._n_updates % self.policy_delay == 0:
             actions = self.actor(batch.observations)
             # SB3 types observations as a tensor here, and hands dicts through as well.
             actor_loss = -self.critic.q1_forward(cast(Tensor, batch.observations), actions).mean()
-            backward(actor_loss, self.actor.optimizer)
-            self.actor.optimizer.step()
+            descend(actor_loss, self.actor.optimizer)
             metrics["actor_loss"] = actor_loss
 
             for follower in self.followers:

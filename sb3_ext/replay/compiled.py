@@ -21,7 +21,7 @@ except ImportError as error:
     ) from error
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def _sum_up(nodes: Any, before: Any, at: Any, top: int) -> None:
     for i in range(at.size):
         node = at[i] >> 1
@@ -34,7 +34,7 @@ def _sum_up(nodes: Any, before: Any, at: Any, top: int) -> None:
         before[i + 1] = total
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def _find(nodes: Any, before: Any, masses: Any, width: int, top: int, found: Any) -> None:
     last = np.nextafter(before[top], 0.0)
     for i in range(masses.size):

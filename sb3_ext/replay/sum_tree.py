@@ -212,16 +212,3 @@ class Extreme:
         if self._nothing:
             masses = np.where(masses > 0, masses, self._nothing)
         self._of_blocks[blocks] = self._pick.reduce(masses, axis=1)
-
-
-def make_sum_tree(capacity: int, backend: str = "numpy") -> SumTree:
-    """A sum tree in NumPy, or one compiled by numba that gives the same bits.
-
-    :param backend: ``"numpy"`` or ``"numba"``
-    :raises ImportError: if numba is asked for and not installed
-    """
-    if backend == "numpy":
-        return SumTree(capacity)
-    from sb3_ext.replay.compiled import CompiledSumTree
-
-    return CompiledSumTree(capacity)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_ext import registry
 from sb3_ext.algorithms.composable import Composable
@@ -18,11 +19,16 @@ PLAIN = (type(None), bool, int, float, str, th.Tensor)
 
 
 def small_model(base: type[Composable], observation: str, **changes: Any) -> Any:
-    """A model with a small budget, in two environments."""
+    """A model with a small budget, in two environments with actions that the base takes."""
     given = {"policy_kwargs": {"net_arch": [16, 16]}, "seed": 1, "device": "cpu"}
     given |= {"learning_starts": 20, "batch_size": 16, "buffer_size": 500}
     policy = "MultiInputPolicy" if observation == "Dict" else "MlpPolicy"
-    return base(policy, kit_env(2, observation=observation), **{**given, **changes})
+    return base(policy, small_env(base, observation=observation), **{**given, **changes})
+
+
+def small_env(base: type[Composable], **options: Any) -> DummyVecEnv:
+    """Two environments with the first kind of actions that the base takes."""
+    return kit_env(2, action=base.supported_actions[0].__name__, **options)
 
 
 def declared_observations(config: object) -> tuple[str, ...]:

@@ -9,11 +9,11 @@ import torch as th
 
 from sb3_ext.algorithms.composable import Composable
 from sb3_ext.algorithms.sac import SAC
-from sb3_ext.testing.environments import kit_env
 from sb3_ext.testing.parts import (
     declared_observations,
     require_quiet_build,
     require_search_space,
+    small_env,
     small_model,
 )
 from sb3_ext.testing.runs import lost_by_a_kill
@@ -128,7 +128,7 @@ class SamplerConformance:
         model = self.learned()
         model.save(tmp_path / "model")
         model.save_replay_buffer(tmp_path / "buffer")
-        loaded: Any = self.base.load(tmp_path / "model", env=kit_env(2), device="cpu")
+        loaded: Any = self.base.load(tmp_path / "model", env=small_env(self.base), device="cpu")
         loaded.load_replay_buffer(tmp_path / "buffer")
         before = snapshot(loaded)
         loaded.learn(self.steps, reset_num_timesteps=False)

@@ -14,9 +14,10 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from sb3_ext import LFIWSAC, LFIWTD3, SAC, TD3
+from sb3_ext import DQN, LFIWDQN, LFIWSAC, LFIWTD3, QRDQN, SAC, TD3, TQC, CrossQ
 from sb3_ext.errors import NonFiniteError
 from sb3_ext.replay.sampler import Drawn, Sampler
+from sb3_ext.testing.environments import kit_env
 from sb3_ext.updates import Draw
 from sb3_ext.weighting import Weighting
 from tests.environments import Drift, make_env
@@ -35,10 +36,23 @@ def small() -> dict[str, Any]:
     return copy.deepcopy(SMALL)
 
 
-@pytest.mark.parametrize("cls", [LFIWSAC, LFIWTD3, SAC, TD3])
+@pytest.mark.parametrize("cls", [LFIWSAC, LFIWTD3, SAC, TD3, TQC, CrossQ])
 def test_a_discrete_action_space_is_refused(cls: Any) -> None:
-    with pytest.raises(ValueError, match=rf"{cls.__name__} supports Box .*got Discrete\(2\)"):
+    told = rf"{cls.__name__} supports Box .*got Discrete\(2\); .*sb3_ext\.DQN or sb3_ext\.LFIWDQN"
+    with pytest.raises(ValueError, match=told):
         cls("MlpPolicy", "CartPole-v1")
+
+
+@pytest.mark.parametrize("cls", [DQN, QRDQN, LFIWDQN])
+def test_a_box_action_space_is_refused_where_actions_are_counted(cls: Any) -> None:
+    told = rf"{cls.__name__} supports Discrete .*got Box.*for Box actions use .*sb3_ext\.SAC"
+    with pytest.raises(ValueError, match=told):
+        cls("MlpPolicy", "Pendulum-v1")
+
+
+def test_actions_that_nobody_of_ours_takes_are_refused_with_an_algorithm_that_does() -> None:
+    with pytest.raises(ValueError, match=r"got MultiBinary\(2\); .* stable_baselines3\.PPO"):
+        DQN("MlpPolicy", kit_env(action="MultiBinary"))
 
 
 def test_an_unknown_env_id_is_answered_with_the_near_miss() -> None:

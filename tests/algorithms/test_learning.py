@@ -11,8 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.noise import NormalActionNoise
 
-from sb3_ext import LFIWSAC, LFIWTD3, SAC, TD3
-from sb3_ext.algorithms.td3 import DDPG
+from sb3_ext import DDPG, DQN, LFIWDQN, LFIWSAC, LFIWTD3, QRDQN, SAC, TD3, TQC, CrossQ
 
 
 class Match(gym.Env):
@@ -32,10 +31,19 @@ class Match(gym.Env):
         return self.x, reward, self.t == 4, False, {}
 
 
-@pytest.mark.parametrize("cls", [SAC, TD3, DDPG, LFIWSAC, LFIWTD3])
+class MatchDiscrete(Match):
+    """The same with answers -2/3, 0 and 2/3; best about -0.15."""
+
+    action_space = spaces.Discrete(3)
+
+    def step(self, action: Any) -> Any:
+        return super().step(np.float32((int(action) - 1) * 2 / 3))
+
+
+@pytest.mark.parametrize("cls", [SAC, TD3, DDPG, TQC, CrossQ, LFIWSAC, LFIWTD3])
 def test_every_algorithm_learns_to_match(cls: Any) -> None:
     options: dict[str, Any] = {"learning_rate": 3e-3, "gamma": 0.5, "learning_starts": 100}
-    if "SAC" not in cls.__name__:
+    if "TD3" in cls.__name__ or cls is DDPG:
         options["action_noise"] = NormalActionNoise(np.zeros(1), 0.3 * np.ones(1))
     if "LFIW" in cls.__name__:
         options |= {"fast_buffer_size": 200, "ratio_net_arch": (32, 32)}
@@ -54,6 +62,31 @@ def test_every_algorithm_learns_to_match(cls: Any) -> None:
     after, _ = evaluate_policy(model, Match(), n_eval_episodes=30, warn=False)
     assert before < -0.8
     assert after > -0.25
+
+
+@pytest.mark.parametrize(
+    ("cls", "changes"), [(DQN, {}), (DQN, {"double_q": True}), (QRDQN, {}), (LFIWDQN, {})]
+)
+def test_every_discrete_algorithm_learns_to_match(cls: Any, changes: dict[str, Any]) -> None:
+    options: dict[str, Any] = {"learning_rate": 3e-3, "gamma": 0.5, "learning_starts": 100}
+    options |= {"train_freq": 1, "target_update_interval": 50, "exploration_fraction": 0.5}
+    if cls is LFIWDQN:
+        options |= {"fast_buffer_size": 200, "ratio_net_arch": (32, 32)}
+    model = cls(
+        "MlpPolicy",
+        MatchDiscrete(),
+        batch_size=64,
+        policy_kwargs={"net_arch": [32, 32]},
+        buffer_size=5000,
+        device="cpu",
+        seed=0,
+        **options | changes,
+    )
+    before, _ = evaluate_policy(model, MatchDiscrete(), n_eval_episodes=30, warn=False)
+    model.learn(1200)
+    after, _ = evaluate_policy(model, MatchDiscrete(), n_eval_episodes=30, warn=False)
+    assert before < -0.8
+    assert after > -0.3
 
 
 @pytest.mark.slow

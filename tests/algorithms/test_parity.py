@@ -7,12 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sb3_contrib
 import stable_baselines3 as sb3
 import torch as th
 from stable_baselines3.common.noise import NormalActionNoise
 
+from sb3_ext.algorithms.crossq import CrossQ
+from sb3_ext.algorithms.dqn import DQN
+from sb3_ext.algorithms.qrdqn import QRDQN
 from sb3_ext.algorithms.sac import SAC
 from sb3_ext.algorithms.td3 import DDPG, TD3
+from sb3_ext.algorithms.tqc import TQC
 from sb3_ext.testing.oracle import weighted_critic
 from sb3_ext.updates import Draw
 from sb3_ext.weighting import Weighting
@@ -81,7 +86,7 @@ def flat(state: Any, prefix: str = "") -> Any:
 def assert_same_bits(ours: Any, stock: Any) -> None:
     mine, theirs = everything(ours), everything(stock)
     assert mine.keys() == theirs.keys()
-    assert len(mine) > 20
+    assert len(mine) >= 20
     different = [name for name in mine if not th.equal(mine[name], theirs[name])]
     assert not different, different
 
@@ -90,8 +95,12 @@ def refuse_stock_train(monkeypatch: pytest.MonkeyPatch) -> None:
     def train(self: Any, *args: Any, **kwargs: Any) -> None:
         raise AssertionError("stock train was called")
 
-    for cls in (sb3.SAC, sb3.TD3):
+    for cls in set(STOCK.values()) - {sb3.DDPG}:
         monkeypatch.setattr(cls, "train", train)
+
+
+def without(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key != name}
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -140,6 +149,34 @@ IMAGE: dict[str, Any] = {
     "policy": "CnnPolicy",
     "policy_kwargs": {"features_extractor_kwargs": {"features_dim": 8}},
 }
+DQN_SETTINGS: dict[str, dict[str, Any]] = {
+    "target interval 50": {"target_update_interval": 50, "tau": 0.5},
+    "target interval 50, 3 envs": {"target_update_interval": 50, "env": {"n_envs": 3}},
+    "clipped hard": {"max_grad_norm": 0.1},
+    "exploration": {"exploration_fraction": 0.9, "exploration_final_eps": 0.3},
+}
+CROSSQ_SETTINGS: dict[str, dict[str, Any]] = {
+    "policy delay 1": {"policy_delay": 1},
+    "after the warm-up of batch renormalisation": {
+        "policy_kwargs": {"renorm_warmup_steps": 50, "net_arch": [16, 16]}
+    },
+    "no batch norm": {"policy_kwargs": {"batch_norm": False}},
+}
+ENTROPY = ("fixed entropy", "auto entropy from 0.3", "gSDE")
+NEWER: dict[str, dict[str, dict[str, Any]]] = {
+    "TQC": SETTINGS
+    | SAC_SETTINGS
+    | {
+        "drop 0": {"top_quantiles_to_drop_per_net": 0},
+        "drop 5": {"top_quantiles_to_drop_per_net": 5, "policy_kwargs": {"n_quantiles": 9}},
+        "image": IMAGE,
+    },
+    # sb3-contrib's CrossQ has no policy for Dict observations, and DQN takes no action noise.
+    "CrossQ": without(SETTINGS, "Dict") | {n: SAC_SETTINGS[n] for n in ENTROPY} | CROSSQ_SETTINGS,
+    "DQN": without(SETTINGS, "action noise") | DQN_SETTINGS | {"image": IMAGE},
+    "QRDQN": without(SETTINGS, "action noise") | DQN_SETTINGS | {"image": IMAGE},
+}
+CORE = ("default", "gradient_steps 4", "Dict", "3 envs, VecNormalize, -1", "n_steps 3")
 CASES = [
     *(pytest.param("SAC", s, id=f"SAC-{n}") for n, s in (SETTINGS | SAC_SETTINGS).items()),
     *(pytest.param("TD3", s, id=f"TD3-{n}") for n, s in SETTINGS.items()),
@@ -150,42 +187,71 @@ CASES = [
     ),
     pytest.param("SAC", IMAGE, id="SAC-image"),
     pytest.param("TD3", IMAGE, id="TD3-image"),
+    *(
+        pytest.param(name, s, id=f"{name}-{n}", marks=[] if n in CORE else pytest.mark.slow)
+        for name, settings in NEWER.items()
+        for n, s in settings.items()
+    ),
 ]
-OURS = {"SAC": SAC, "TD3": TD3, "DDPG": DDPG}
+OURS = {
+    "SAC": SAC,
+    "TD3": TD3,
+    "DDPG": DDPG,
+    "DQN": DQN,
+    "TQC": TQC,
+    "QRDQN": QRDQN,
+    "CrossQ": CrossQ,
+}
+STOCK: dict[str, Any] = {
+    name: getattr(sb3, name, None) or getattr(sb3_contrib, name) for name in OURS
+}
+# SB3's defaults for these two train at every fourth step.
+OFTEN: dict[str, dict[str, Any]] = {"DQN": {"train_freq": 1}, "QRDQN": {"train_freq": 1}}
+
+
+def env_for(name: str, **options: Any) -> Any:
+    return make_env(discrete=name in OFTEN, **options)
 
 
 @pytest.mark.parametrize(("name", "setting"), CASES)
 def test_nothing_switched_on_and_unit_weights_are_stock_sb3(
     name: str, setting: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    setting = dict(setting)
+    setting = OFTEN.get(name, {}) | setting
     env = setting.pop("env", {})
-    stock = trained(getattr(sb3, name), make_env(**env), **setting)
+    stock = trained(STOCK[name], env_for(name, **env), **setting)
     refuse_stock_train(monkeypatch)
-    assert_same_bits(trained(OURS[name], make_env(**env), **setting), stock)
-    assert_same_bits(trained(OURS[name], make_env(**env), weighting=Ones(), **setting), stock)
+    assert_same_bits(trained(OURS[name], env_for(name, **env), **setting), stock)
+    assert_same_bits(trained(OURS[name], env_for(name, **env), weighting=Ones(), **setting), stock)
 
 
-@pytest.mark.parametrize("name", ["SAC", "TD3", "DDPG"])
+@pytest.mark.parametrize("name", OURS)
 @pytest.mark.parametrize("setting", ["default", "gradient_steps 4", "Dict", "n_steps 3"])
 def test_any_weights_are_a_scaled_backward_pass_of_stock_sb3(name: str, setting: str) -> None:
-    options = dict(SETTINGS[setting])
+    if (name, setting) == ("CrossQ", "Dict"):
+        pytest.skip("sb3-contrib has no CrossQ policy for Dict observations")
+    options = OFTEN.get(name, {}) | SETTINGS[setting]
     env = options.pop("env", {})
     policy = options.pop("policy", "MlpPolicy")
     options |= {"policy_kwargs": {"net_arch": [16, 16]}, "seed": 3, "learning_starts": 40}
     options |= {"batch_size": 32, "buffer_size": 250, "device": "cpu"}
-    stock = getattr(sb3, name)(policy, make_env(**env), **options)
+    stock = STOCK[name](policy, env_for(name, **env), **options)
+    # Rounding grows from update to update, so each setting gets as many.
+    steps = 40 + UPDATES // options.get("gradient_steps", 1)
     with weighted_critic(stock, by_reward):
-        stock.learn(340)
-    ours = OURS[name](policy, make_env(**env), weighting=ByReward(), **options)
-    ours.learn(340)
-    assert ours._n_updates >= 300
+        stock.learn(steps)
+    ours = OURS[name](policy, env_for(name, **env), weighting=ByReward(), **options)
+    ours.learn(steps)
+    assert UPDATES - 10 <= ours._n_updates <= UPDATES + 10
     mine, theirs = everything(ours), everything(stock)
     for key in mine:
         th.testing.assert_close(mine[key], theirs[key], rtol=1e-4, atol=1e-6, msg=key)
-    plain = trained(OURS[name], make_env(**env), policy=policy, updates=300)
-    actor = next(k for k in mine if "actor" in k and k.endswith("weight"))
-    assert not th.allclose(mine[actor], everything(plain)[actor], atol=1e-4)
+    plain = OURS[name](policy, env_for(name, **env), **options).learn(steps)
+    network = "policy./" + (
+        "quantile_net" if name == "QRDQN" else "q_net" if name == "DQN" else "actor"
+    )
+    weight = next(k for k in mine if k.startswith(network) and k.endswith("weight"))
+    assert not th.allclose(mine[weight], everything(plain)[weight], atol=1e-4)
 
 
 def test_the_oracle_itself_changes_stock_sb3_unless_weights_are_one() -> None:
@@ -207,12 +273,15 @@ def test_the_oracle_itself_changes_stock_sb3_unless_weights_are_one() -> None:
         assert equal is same
 
 
-@pytest.mark.parametrize("name", ["SAC", "TD3"])
+@pytest.mark.parametrize("name", [name for name in OURS if name != "DDPG"])
 def test_a_policy_put_in_afterwards_is_followed_by_its_own_target(name: str) -> None:
     """As in SB3, ``_create_aliases`` is all that such a change takes."""
     models = []
-    for cls in (getattr(sb3, name), OURS[name]):
-        model, other = (trained(cls, make_env(), updates=10, seed=seed) for seed in (3, 4))
+    options = OFTEN.get(name, {})
+    for cls in (STOCK[name], OURS[name]):
+        model, other = (
+            trained(cls, env_for(name), updates=10, seed=seed, **options) for seed in (3, 4)
+        )
         model.policy = other.policy
         model._create_aliases()
         models.append(model.learn(60, reset_num_timesteps=False))

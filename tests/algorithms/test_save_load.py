@@ -12,12 +12,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sb3_contrib
 import stable_baselines3 as sb3
 import torch as th
-from sb3_contrib import TQC
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ext import LFIWSAC, LFIWTD3, SAC, TD3, LikelihoodFree
+from sb3_ext import (
+    DQN,
+    LFIWDQN,
+    LFIWSAC,
+    LFIWTD3,
+    QRDQN,
+    SAC,
+    TD3,
+    TQC,
+    CrossQ,
+    LikelihoodFree,
+)
 from sb3_ext.algorithms.td3 import DDPG
 from sb3_ext.errors import CheckpointError
 from sb3_ext.weighting import Weighting
@@ -34,9 +45,16 @@ PLAIN: dict[str, Any] = {
 LFIW: dict[str, Any] = {"fast_buffer_size": 40, "ratio_net_arch": (8, 8)}
 
 
+WEIGHTED = (LFIWSAC, LFIWTD3, LFIWDQN)
+
+
+def env_for(cls: Any) -> Any:
+    return make_env(discrete="DQN" in cls.__name__)
+
+
 def learned(cls: Any, steps: int = 120, env: Any = None, **kwargs: Any) -> Any:
-    options = copy.deepcopy(PLAIN) | (LFIW if cls in (LFIWSAC, LFIWTD3) else {}) | kwargs
-    model = cls("MlpPolicy", make_env() if env is None else env, **options)
+    options = copy.deepcopy(PLAIN) | (LFIW if cls in WEIGHTED else {}) | kwargs
+    model = cls("MlpPolicy", env_for(cls) if env is None else env, **options)
     return model.learn(steps)
 
 
@@ -55,7 +73,7 @@ def assert_same(a: Any, b: Any) -> None:
     assert all(th.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("cls", [SAC, TD3, DDPG, LFIWSAC, LFIWTD3])
+@pytest.mark.parametrize("cls", [SAC, TD3, DDPG, DQN, TQC, QRDQN, CrossQ, *WEIGHTED])
 def test_a_model_comes_back_with_all_its_networks_and_optimisers(cls: Any, tmp_path: Path) -> None:
     model = learned(cls)
     model.save(tmp_path / "model")
@@ -64,7 +82,7 @@ def test_a_model_comes_back_with_all_its_networks_and_optimisers(cls: Any, tmp_p
     observation = make_env().reset()
     action, _ = model.predict(observation, deterministic=True)
     assert (action == loaded.predict(observation, deterministic=True)[0]).all()
-    if cls in (LFIWSAC, LFIWTD3):
+    if cls in WEIGHTED:
         assert "weigher" in model.get_parameters()
         assert model.weigher.updates == loaded.weigher.updates > 0
         assert model.weigher.rng.bit_generator.state == loaded.weigher.rng.bit_generator.state
@@ -217,13 +235,24 @@ def test_an_unknown_engine_is_refused_by_load_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("stock", "ours"),
-    [(sb3.SAC, SAC), (sb3.SAC, LFIWSAC), (sb3.TD3, TD3), (sb3.TD3, LFIWTD3), (sb3.DDPG, DDPG)],
+    [
+        (sb3.SAC, SAC),
+        (sb3.SAC, LFIWSAC),
+        (sb3.TD3, TD3),
+        (sb3.TD3, LFIWTD3),
+        (sb3.DDPG, DDPG),
+        (sb3.DQN, DQN),
+        (sb3.DQN, LFIWDQN),
+        (sb3_contrib.TQC, TQC),
+        (sb3_contrib.QRDQN, QRDQN),
+        (sb3_contrib.CrossQ, CrossQ),
+    ],
 )
 def test_a_stock_zip_warm_starts_ours(stock: Any, ours: Any, tmp_path: Path) -> None:
     theirs = learned(stock)
     theirs.save(tmp_path / "stock")
     extra = LFIW if "LFIW" in ours.__name__ else {}
-    model = ours.load(tmp_path / "stock", env=make_env(), device="cpu", **extra)
+    model = ours.load(tmp_path / "stock", env=env_for(ours), device="cpu", **extra)
     mine, old = tensors(model.get_parameters()), tensors(theirs.get_parameters())
     assert old.keys() <= mine.keys()
     assert all(th.equal(old[name], mine[name]) for name in old)
@@ -231,6 +260,14 @@ def test_a_stock_zip_warm_starts_ours(stock: Any, ours: Any, tmp_path: Path) -> 
     model.learn(80)
     if extra:
         assert model.weigher.updates > 0
+
+
+def test_a_stock_dqn_goes_on_as_it_was_unless_double_q_is_asked_for(tmp_path: Path) -> None:
+    learned(sb3.DQN).save(tmp_path / "stock")
+    assert DQN.load(tmp_path / "stock").double_q is False
+    doubled = DQN.load(tmp_path / "stock", double_q=True)
+    doubled.save(tmp_path / "ours")
+    assert DQN.load(tmp_path / "ours").double_q is True
 
 
 def test_our_own_base_warm_starts_the_weighted_class(tmp_path: Path) -> None:
@@ -243,7 +280,18 @@ def test_our_own_base_warm_starts_the_weighted_class(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("ours", "stock"),
-    [(SAC, sb3.SAC), (LFIWSAC, sb3.SAC), (TD3, sb3.TD3), (LFIWTD3, sb3.TD3), (DDPG, sb3.DDPG)],
+    [
+        (SAC, sb3.SAC),
+        (LFIWSAC, sb3.SAC),
+        (TD3, sb3.TD3),
+        (LFIWTD3, sb3.TD3),
+        (DDPG, sb3.DDPG),
+        (DQN, sb3.DQN),
+        (LFIWDQN, sb3.DQN),
+        (TQC, sb3_contrib.TQC),
+        (QRDQN, sb3_contrib.QRDQN),
+        (CrossQ, sb3_contrib.CrossQ),
+    ],
 )
 def test_ours_is_exported_to_a_zip_that_stock_sb3_loads(
     ours: Any, stock: Any, tmp_path: Path
@@ -253,7 +301,7 @@ def test_ours_is_exported_to_a_zip_that_stock_sb3_loads(
     with zipfile.ZipFile(tmp_path / "stock.zip") as archive:
         assert b"sb3_ext" not in archive.read("data")
         assert not [name for name in archive.namelist() if "weigher" in name]
-    loaded = stock.load(tmp_path / "stock", env=make_env(), device="cpu")
+    loaded = stock.load(tmp_path / "stock", env=env_for(ours), device="cpu")
     observation = make_env().reset()
     action, _ = model.predict(observation, deterministic=True)
     assert (action == loaded.predict(observation, deterministic=True)[0]).all()
@@ -268,7 +316,7 @@ def test_an_env_may_be_named_and_learning_without_one_is_refused(tmp_path: Path)
     SAC.load(tmp_path / "m", env="Pendulum-v1").learn(5)
     with pytest.raises(ValueError, match="no environment to learn in: pass env="):
         SAC.load(tmp_path / "m").learn(5)
-    with pytest.raises(ValueError, match="SAC supports Box action spaces"):
+    with pytest.raises(ValueError, match=r"SAC supports Box action spaces.*use .*sb3_ext\.DQN"):
         SAC.load(tmp_path / "m", env="CartPole-v1")
 
 
@@ -282,7 +330,13 @@ def test_an_env_may_be_named_and_learning_without_one_is_refused(tmp_path: Path)
         (sb3.SAC, TD3, "saved by stable_baselines3's SAC"),
         (sb3.PPO, SAC, "saved by stable_baselines3's PPO"),
         (sb3.A2C, SAC, "saved by stable_baselines3's A2C"),
-        (TQC, LFIWSAC, "saved by .*TQC"),
+        (sb3_contrib.TQC, LFIWSAC, "saved by sb3_contrib's TQC"),
+        (sb3_contrib.CrossQ, SAC, "saved by sb3_contrib's CrossQ"),
+        (sb3.SAC, TQC, "saved by stable_baselines3's SAC.*continues only models of TQC"),
+        (sb3_contrib.QRDQN, DQN, "saved by sb3_contrib's QRDQN"),
+        (sb3.DQN, QRDQN, "saved by stable_baselines3's DQN"),
+        (QRDQN, DQN, r"saved by QRDQN, not by DQN"),
+        (LFIWDQN, DQN, r"saved by LFIWDQN, not by DQN: load it with LFIWDQN\.load"),
         (LFIWSAC, SAC, r"saved by LFIWSAC, not by SAC: load it with LFIWSAC\.load"),
         (LFIWTD3, LFIWSAC, "saved by LFIWTD3, not by LFIWSAC"),
         (TD3, DDPG, r"saved by TD3, not by DDPG"),

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sb3_ext.replay.sum_tree import Extreme, SumTree, make_sum_tree
+from sb3_ext.replay.backends import make_sum_tree
+from sb3_ext.replay.sum_tree import Extreme, SumTree
 
 BACKENDS = ["numpy"] + (["numba"] if importlib.util.find_spec("numba") else [])
 SIZES = [1, 2, 3, 7, 64, 1000, 1024, 1025, 5000]

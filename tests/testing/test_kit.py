@@ -46,6 +46,35 @@ class TestDDPG(AlgorithmConformance):
     kwargs = OFF
 
 
+class TestDQN(AlgorithmConformance):
+    algorithm = sb3_ext.DQN
+    kwargs: ClassVar = {**OFF, "double_q": True, "target_update_interval": 30}
+
+
+@pytest.mark.slow
+class TestQRDQN(AlgorithmConformance):
+    algorithm = sb3_ext.QRDQN
+    kwargs: ClassVar = {**OFF, "target_update_interval": 30}
+
+
+@pytest.mark.slow
+class TestTQC(AlgorithmConformance):
+    algorithm = sb3_ext.TQC
+    kwargs = OFF
+
+
+@pytest.mark.slow
+class TestCrossQ(AlgorithmConformance):
+    algorithm = sb3_ext.CrossQ
+    kwargs = OFF
+
+
+@pytest.mark.slow
+class TestLFIWDQN(AlgorithmConformance):
+    algorithm = sb3_ext.LFIWDQN
+    kwargs: ClassVar = {**OFF, "fast_buffer_size": 30, "ratio_net_arch": (8,)}
+
+
 class Stock(AlgorithmConformance):
     """SB3's classes have no spec."""
 
@@ -75,6 +104,12 @@ class TestLikelihoodFree(WeightingConformance):
     config = LikelihoodFree(fast_buffer_size=30, ratio_net_arch=(8,))
 
 
+@pytest.mark.slow
+class TestLikelihoodFreeOnQRDQN(WeightingConformance):
+    config = LikelihoodFree(fast_buffer_size=30, ratio_net_arch=(8,))
+    base = sb3_ext.QRDQN
+
+
 class TestExample(WeightingConformance):
     config = RewardSoftmax(temperature=1.0)
 
@@ -102,6 +137,12 @@ class NewestHalfSampler(Sampler):
 
 class TestSampler(SamplerConformance):
     config = NewestHalf()
+
+
+@pytest.mark.slow
+class TestSamplerOnDQN(SamplerConformance):
+    config = NewestHalf()
+    base = sb3_ext.DQN
 
 
 # -- wrong in one way each ---------------------------------------------------------------------
