@@ -40,6 +40,14 @@ ALGORITHMS = {
     "LFIWSAC": "sb3_ext.plugins.lfiw.algorithms:LFIWSAC",
     "LFIWTD3": "sb3_ext.plugins.lfiw.algorithms:LFIWTD3",
 }
+# A base and what stands behind each plus, by the registered names.
+PARTS: dict[str, dict[str, Any]] = {
+    "PER": {"replay": "per"},
+    "LAP": {"replay": "lap"},
+    "ERE": {"replay": {"name": "ere", "eta_end": 1.0}},
+    "PAL": {"critic_loss": "pal"},
+    "LFIW": {"weighting": "lfiw"},
+}
 COLUMNS = ("timesteps", "mean_return", "std_return", "episodes")
 LAST = 3  # evaluations that make a final return
 
@@ -66,12 +74,31 @@ class Job:
 
 
 def load_algorithm(name: str) -> Any:
-    """The class of a known name, or of ``module:Class``."""
+    """The class of a known name (``SAC+PER`` is SAC), or of ``module:Class``."""
+    name, *parts = name.split("+")
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown:
+        raise SystemExit(f"no part {unknown[0]!r}; known are {', '.join(PARTS)}")
     module, _, attribute = ALGORITHMS.get(name, name).partition(":")
     if not attribute:
         known = ", ".join(ALGORITHMS)
         raise SystemExit(f"no algorithm {name!r}; known are {known}, or give module:Class")
     return getattr(importlib.import_module(module), attribute)
+
+
+def with_parts(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that ``SAC+PER`` stands for; a dotted one (``replay.c_min``) reaches inside."""
+    arguments: dict[str, Any] = {}
+    for part in name.split("+")[1:]:
+        arguments |= PARTS[part]
+    for key, value in given.items():
+        outer, dot, inner = key.partition(".")
+        if dot:
+            held = arguments.get(outer)
+            arguments[outer] = {**({"name": held} if isinstance(held, str) else held), inner: value}
+        else:
+            arguments[key] = value
+    return arguments
 
 
 def evaluate(model: Any, envs: list[Any], seeds: list[int]) -> list[float]:
@@ -99,8 +126,9 @@ def train(job: Job, out: Path) -> str:
 
     th.set_num_threads(1)
     envs = [gym.make(job.env) for _ in range(job.eval_episodes)]
+    arguments = with_parts(job.algorithm, job.arguments)
     model = load_algorithm(job.algorithm)(
-        "MlpPolicy", job.env, seed=job.seed, device=job.device, **job.arguments
+        "MlpPolicy", job.env, seed=job.seed, device=job.device, **arguments
     )
     target, draft = job.file(out, "csv"), job.file(out, "csv.draft")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -176,7 +204,9 @@ def plan(options: argparse.Namespace) -> list[Job]:
     arguments: dict[str, dict[str, Any]] = {name: {} for name in algorithms}
     for setting in options.set:
         key, equals, text = setting.partition("=")
-        algorithm, dot, argument = key.rpartition(".")
+        algorithm, dot, argument = key.partition(".")
+        if not dot or algorithm in ("replay", "weighting", "critic_loss"):  # for all
+            dot, argument = "", key
         if not equals or (dot and algorithm not in arguments):
             raise SystemExit(
                 f"--set takes ALGORITHM.argument=value or argument=value for all, got {setting!r}"
