@@ -191,3 +191,10 @@ def test_info_knows_the_stock_algorithms(capsys, name):
     out = capsys.readouterr().out
     assert "algorithm of s" in out
     assert "  gamma = 0.99" in out.splitlines()
+
+
+def test_info_on_a_sampler_says_how_it_is_used(capsys):
+    assert cli.main(["info", "per"]) == 0
+    told = capsys.readouterr().out
+    assert "use           SAC(..., replay='per'), or --set replay=per" in told
+    assert "also          from sb3_ext import PrioritizedReplayBuffer" in told

@@ -82,6 +82,11 @@ def _info(arguments: argparse.Namespace) -> int:
         f"distribution  {row.source}",
         f"status        {'broken' if fault else row.status}",
     ]
+    door = {"sampler": "replay", "weighting": "weighting"}.get(spec.kind)
+    if door:
+        lines.append(f"use           SAC(..., {door}={spec.name!r}), or --set {door}={spec.name}")
+    for one in list(spec.targets)[1:]:
+        lines.append(f"also          from sb3_ext import {one}")
     if spec.paper:
         lines.append(f"paper         {spec.paper.authors} ({spec.paper.year}). {spec.paper.title}.")
         lines.append(f"              {spec.paper.url}")
