@@ -1,7 +1,7 @@
 """What a run is made of, at the start of a rollout: model, buffer, callbacks, logs, generators.
 
-Everything is put back into objects that the same script made again, so no class is ever looked up
-by a name from a file.
+Everything is put back into objects that the same script made again. No class is made from a name in
+a file but enums and tuples, and those only if the script has defined them.
 """
 
 from __future__ import annotations
