@@ -7,6 +7,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_ext.errors import CheckpointError
+from sb3_ext.replay.sampler import Sampler
 from sb3_ext.resume.decoder import Decoder
 from sb3_ext.resume.encoder import Encoder
 from sb3_ext.resume.tree import MISSING, Node, class_name, instance_attributes
@@ -22,6 +23,9 @@ def capture_buffer(encoder: Encoder, buffer: ReplayBuffer) -> Node:
     rows, nodes = rows_in_use(buffer), {}
     for name, value in instance_attributes(buffer):
         if name in ("device", "env", "observation_space", "action_space", "obs_shape"):
+            continue
+        if Sampler in type(value).__mro__:  # it leads back to the buffer
+            nodes[name] = {"sampler": encoder.encode(value.state_dict(), name)}
             continue
         parts = value if isinstance(value, dict) else {"": value}
         by_row = parts and all(_is_by_row(one, buffer) for one in parts.values())
@@ -55,6 +59,9 @@ def restore_buffer(decoder: Decoder, saved: Node, buffer: ReplayBuffer) -> None:
         )
     for name, node in saved["nodes"].items():
         current = getattr(buffer, name)
+        if "sampler" in node:
+            current.load_state_dict(decoder.restore(node["sampler"], None))
+            continue
         if "whole" in node:
             if name == "buffer_size" and node["whole"] != current:
                 raise CheckpointError(

@@ -19,6 +19,7 @@ from sb3_ext import EmphasizeRecent, EREReplayBuffer
 from sb3_ext.plugins.ere.config import DEFAULT_C_MIN
 from sb3_ext.plugins.ere.equations import age_probabilities, window_size
 from sb3_ext.replay.window import Window
+from sb3_ext.testing.runs import lost_by_a_kill
 from sb3_ext.updates import Clock
 from tests.environments import make_env
 
@@ -292,6 +293,12 @@ def test_under_stock_classes_it_goes_through_a_file(tmp_path):
 def test_the_same_seed_draws_the_same_under_stock_classes():
     one, other = (stock().learn(100).critic.state_dict() for _ in range(2))
     assert all(th.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("kind", ["box", "dict"])
+def test_a_killed_run_of_a_stock_class_goes_on_exactly(tmp_path, kind):
+    lost = lost_by_a_kill(lambda: stock(env=make_env(kind, n_envs=2)), 90, tmp_path)
+    assert not lost
 
 
 @pytest.mark.parametrize(

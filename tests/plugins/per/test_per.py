@@ -311,6 +311,21 @@ def test_the_tree_goes_with_the_buffer(tmp_path):
     assert th.equal(one.weights, other.weights)
 
 
+def test_a_zip_without_a_sampler_may_be_loaded_with_one_and_the_other_way_round(tmp_path):
+    plain = sac(None)
+    plain.learn(60)
+    plain.save(tmp_path / "plain")
+    plain.save_replay_buffer(tmp_path / "buffer")
+    loaded = sb3_ext.SAC.load(tmp_path / "plain", env=make_env(), replay="per")
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    loaded.learn(40, reset_num_timesteps=False)
+    assert np.ptp(np.array(loaded.sampler.tree.leaves)[:60]) > 0
+    loaded.save(tmp_path / "per")
+    again = sb3_ext.SAC.load(tmp_path / "per", env=make_env(), replay=None)
+    assert again.sampler is None
+    again.learn(40, reset_num_timesteps=False)
+
+
 def test_another_alpha_rescales_the_tree(tmp_path):
     model = sac(Prioritized(alpha=0.6))
     model.learn(120)
@@ -505,6 +520,19 @@ def test_the_chosen_loss_is_the_one_that_is_descended():
         sac(None, make_env(discrete=discrete), cls, critic_loss=loss).learn(40)
         assert seen
         assert set(seen) == {((critics, 16, 1), (16, 1))}
+
+
+@pytest.mark.parametrize("weighting", [None, {"name": "lfiw", "fast_buffer_size": 20}])
+@pytest.mark.parametrize("cls", [sb3_ext.SAC, sb3_ext.TD3, sb3_ext.DDPG, sb3_ext.DQN])
+def test_pal_learns_with_every_base_and_with_lfiw(cls, weighting):
+    """Large errors count less than under the mean square, so the same draws end elsewhere."""
+    env = make_env(discrete=cls is sb3_ext.DQN)
+    ends = []
+    for loss in (None, "pal"):
+        model = sac(None, env, cls, critic_loss=loss, weighting=weighting).learn(60)
+        ends.append(model.policy.state_dict())
+        assert all(th.isfinite(value).all() for value in ends[-1].values())
+    assert any(not th.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
 @pytest.mark.parametrize("cls", [sb3_ext.TQC, sb3_ext.QRDQN])
