@@ -97,9 +97,9 @@ class PrioritizedSampler(Sampler):
         masses = self.config.masses(errors)
         if not np.isfinite(masses).all():
             worst = indices[~np.isfinite(masses)][0]
-            when = ""
-            if self.algorithm is not None:
-                when = f" at update {self.algorithm._n_updates}, step {self.algorithm.num_timesteps}"
+            when, of = "", self.algorithm
+            if of is not None:
+                when = f" at update {of._n_updates}, step {of.num_timesteps}"
             raise NonFiniteError(
                 f"the critic's TD error of transition {worst} is not finite{when}: the networks "
                 "hold NaN or have diverged. All priorities are as they were before this update; go "
