@@ -63,7 +63,7 @@ class Prioritized:
 
     def build(self, algorithm: Composable) -> PrioritizedSampler:
         """The living part."""
-        return PrioritizedSampler(self, algorithm)
+        return PrioritizedSampler.of(self, algorithm)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class LAP:
 
     def build(self, algorithm: Composable) -> PrioritizedSampler:
         """The living part."""
-        return PrioritizedSampler(self, algorithm)
+        return PrioritizedSampler.of(self, algorithm)
 
 
 _LAWS: dict[str, Law] = {

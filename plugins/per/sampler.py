@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch as th
@@ -35,15 +35,21 @@ class PrioritizedSampler(Sampler):
     the ring has no mass. Under a narrower window (ERE's) it draws from that alone.
 
     :param config: the options
-    :param algorithm: whose buffer is drawn from
+    :param capacity: number of transitions that the ring has room for
+    :param seed: of the draws
+    :param algorithm: whose updates are counted in error messages
     """
 
-    def __init__(self, config: Prioritized | LAP, algorithm: Composable) -> None:
+    def __init__(
+        self,
+        config: Prioritized | LAP,
+        capacity: int,
+        seed: int,
+        algorithm: Composable | None = None,
+    ) -> None:
         self.config = config
         self.algorithm = algorithm
-        buffer = algorithm.replay_view.buffer
-        self.tree: SumTree = make_sum_tree(buffer.buffer_size * buffer.n_envs, config.backend)
-        seed = th.initial_seed() if algorithm.seed is None else algorithm.seed
+        self.tree: SumTree = make_sum_tree(capacity, config.backend)
         self.rng = np.random.Generator(np.random.PCG64(seed))
         # Masses, as the tree holds them: a new transition must not be raised to alpha twice.
         self._largest_seen = float(config.masses(np.ones(1))[0])
@@ -52,6 +58,13 @@ class PrioritizedSampler(Sampler):
         self._errors: Column = np.zeros(0)
         self._beta = float("nan")
         self._weights: Tensor | None = None
+
+    @classmethod
+    def of(cls, config: Prioritized | LAP, algorithm: Composable) -> Self:
+        """The sampler of an algorithm's buffer, seeded as the algorithm is."""
+        buffer = algorithm.replay_view.buffer
+        seed = th.initial_seed() if algorithm.seed is None else algorithm.seed
+        return cls(config, buffer.buffer_size * buffer.n_envs, seed, algorithm)
 
     # -- what the loop calls -----------------------------------------------------------------
 
@@ -84,9 +97,11 @@ class PrioritizedSampler(Sampler):
         masses = self.config.masses(errors)
         if not np.isfinite(masses).all():
             worst = indices[~np.isfinite(masses)][0]
+            when, of = "", self.algorithm
+            if of is not None:
+                when = f" at update {of._n_updates}, step {of.num_timesteps}"
             raise NonFiniteError(
-                f"the critic's TD error of transition {worst} is not finite at update "
-                f"{self.algorithm._n_updates}, step {self.algorithm.num_timesteps}: the networks "
+                f"the critic's TD error of transition {worst} is not finite{when}: the networks "
                 "hold NaN or have diverged. All priorities are as they were before this update; go "
                 "on from a model saved earlier, with a smaller learning_rate"
             )
