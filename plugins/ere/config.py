@@ -24,8 +24,8 @@ class EmphasizeRecent:
     :param eta_end: what ``eta`` moves to over the training, linearly (paper: 1); None leaves it
     :param c_min: the smallest window, in transitions (paper: 5000). The default shrinks to a
         twentieth of a small replay buffer
-    :param cycle: what a round of updates is. ``"auto"``: one call of ``train`` where that does more
-        than one update (the paper's, as with ``train_freq=(1, "episode")``), and else a virtual
+    :param cycle: what a round of updates is. ``"auto"``: one call of ``train`` where that does 16
+        updates or more (the paper's, as with ``train_freq=(1, "episode")``), and else a virtual
         round as long as the mean of the last episodes; ``"round"``: always one call of ``train``;
         an integer: so many updates; ``"age"``: no rounds, each draw has a window of its own, which
         gives the same law

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 #: Length of a virtual round before the first episode has ended, and how many episodes count.
 _FIRST_ROUND = 1000
 _EPISODES = 100
+#: A call of train with fewer updates sees too few windows to be a round: with K = 2 the newest
+#: tenth would get 42 % of the draws instead of 65.
+_SHORTEST_ROUND = 16
 
 
 class RecentSampler(Sampler):
@@ -84,6 +87,16 @@ class RecentSampler(Sampler):
         if self.inner is not None:
             self.inner.observe(indices, td_error)
 
+    def episodes_begin(self) -> None:
+        """The episodes under way were cut off."""
+        self._running[:] = 0
+        if self.inner is not None:
+            self.inner.episodes_begin()
+
+    def fitted(self) -> EmphasizeRecent:
+        """The config with the smallest window that fits."""
+        return self.config
+
     def metrics(self) -> Mapping[str, float]:
         """The window and eta of the last update, and what the inner sampler says."""
         return {**self._metrics, **({} if self.inner is None else self.inner.metrics())}
@@ -104,6 +117,8 @@ class RecentSampler(Sampler):
         if self.inner is not None:
             self.inner.load_state_dict(state["inner"])
         self.k, self.round = int(state["k"]), int(state["round"])
+        if isinstance(self.config.cycle, int) and self.round != self.config.cycle:
+            self.k, self.round = 0, self.config.cycle  # loaded with another cycle
         self._running = np.array(state["running"], dtype=np.int64)
         self._lengths = deque(state["lengths"], maxlen=_EPISODES)
         self.rng.bit_generator.state = state["rng"]
@@ -114,7 +129,8 @@ class RecentSampler(Sampler):
         """Update k and length K of the round that this draw is in."""
         if self.config.cycle == "age":  # one window for the batch, since its inner draws from one
             return float(self.rng.random()), 1.0
-        if self.config.cycle == "round" or (self.config.cycle == "auto" and clock.n_updates > 1):
+        whole = self.config.cycle == "auto" and clock.n_updates >= _SHORTEST_ROUND
+        if self.config.cycle == "round" or whole:
             return clock.update, clock.n_updates
         position = self.k, self.round
         self.k += 1
@@ -131,6 +147,8 @@ class RecentSampler(Sampler):
     def _draw_ages(self, n: int, window: Window, size: int, eta: float) -> Drawn:
         """Each transition from a window of its own: together they follow the closed-form law."""
         windows = np.maximum(size * eta ** (1000 * self.rng.random(n)), self.config.c_min)
+        # Whole rows, or the first environments would be drawn more often than the last.
+        windows = np.ceil(windows / window.n_envs) * window.n_envs
         windows = np.minimum(windows, window.size)
         self._metrics = {"ere/eta": eta, "ere/window": float(windows.mean())}
         return Drawn(window.of_age((self.rng.random(n) * windows).astype(np.int64)))

@@ -9,13 +9,8 @@ from typing import Any, Self
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.buffers import (
-    DictReplayBuffer,
-    NStepReplayBuffer,
-    ReplayBuffer,
-)
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
-from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch import Tensor
 
 from sb3_ext.algorithms.inputs import (
@@ -27,8 +22,7 @@ from sb3_ext.algorithms.inputs import (
 )
 from sb3_ext.algorithms.saving import Saving
 from sb3_ext.losses import CriticLoss, plain_loss, resolve_loss
-from sb3_ext.replay.buffers import replay_door
-from sb3_ext.replay.sampler import Sampler, SamplerConfig
+from sb3_ext.replay.sampler import SamplerConfig
 from sb3_ext.updates import Batch, Clock, Step, run_updates
 from sb3_ext.weighting import Weighting, WeightingConfig
 
@@ -66,7 +60,6 @@ class Composable(Saving):
         given = {**kwargs, "replay": replay, "weighting": weighting, "engine": engine}
         given["critic_loss"] = critic_loss
         self.check_arguments(given, type(self).__name__, saved=())
-        replay = replay_door(kwargs, replay)
         self.engine = engine
         # Resolved now and not in _setup_model, so that a wrong name fails before the environment
         # is made; kept as plain values, so that `load(path, weighting=...)` and JSON work.
@@ -76,6 +69,7 @@ class Composable(Saving):
         self.loss_function: CriticLoss | None = None
         self.weigher = None
         self.sampler = None
+        self.told = (None, 0, False)
         self.clock = Clock(0, 1, 1.0)
         self.saved_by = type(self).__name__
         self.weigher_class: str | None = None
@@ -144,26 +138,10 @@ class Composable(Saving):
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Do ``gradient_steps`` gradient steps; called by ``learn``."""
+        self.tell_sampler()
         run_updates(self, gradient_steps, batch_size)
 
     # -- set-up ------------------------------------------------------------------------------
-
-    def _prepare_buffer(self) -> None:
-        """Let n-step returns be made by a buffer class of the user's, too.
-
-        :raises ValueError: if it cannot
-        """
-        chosen = self.replay_buffer_class
-        if chosen in (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer):
-            self.replay_buffer_class = None  # SB3 knows best which of these it takes
-        elif self.n_steps > 1 and chosen is not None:
-            if not issubclass(chosen, NStepReplayBuffer):
-                raise ValueError(
-                    f"n_steps={self.n_steps} needs a replay buffer that sums rewards, and "
-                    f"{chosen.__name__} is no subclass of stable_baselines3's NStepReplayBuffer: "
-                    "inherit from that, or leave n_steps at 1"
-                )
-            self.replay_buffer_kwargs |= {"n_steps": self.n_steps, "gamma": self.gamma}
 
     def choose_loss(self, sampler: SamplerConfig | None) -> CriticLoss | None:
         """The critic's loss: what the user chose, or what the sampler is defined with.
@@ -185,19 +163,17 @@ class Composable(Saving):
         self.weighting = plain_config(config)
 
     def _setup_model(self) -> None:
-        self._prepare_buffer()
+        self.prepare_buffer()
+        # SB3 writes its choice over the user's, who may load the model with other n_steps.
+        chosen = self.replay_buffer_class, self.replay_buffer_kwargs
+        self.replay_buffer_kwargs = dict(chosen[1])
         with warnings.catch_warnings():  # SB3 thinks that it would not be heeded
             warnings.filterwarnings("ignore", message="`n_steps=.* is ignored")
             super()._setup_model()
-        sampler, weighting = self.sampler_config(), self.weighting_config()
-        if (sampler or weighting) and isinstance(self.replay_buffer, HerReplayBuffer):
-            raise ValueError(
-                "HerReplayBuffer relabels goals while it samples, so which transitions are newest "
-                "and what they weigh is not known before; replay= and weighting= do not combine "
-                f"with it. Drop HerReplayBuffer or use {self.family} without them"
-            )
-        self.loss_function = self.choose_loss(sampler)
-        self.sampler = build_part(sampler, Sampler, self)
+        self.replay_buffer_class, self.replay_buffer_kwargs = chosen
+        self.loss_function = self.choose_loss(self.sampler_config())
+        self.make_sampler()
+        weighting = self.weighting_config()
         self.weigher = build_part(weighting, Weighting, self)
         fitted = None if self.weigher is None else self.weigher.fitted()
         if fitted is not None:
@@ -211,7 +187,11 @@ class Composable(Saving):
                 f"this {type(self).__name__} has no environment to learn in: pass env= to load, or "
                 "call set_env first"
             )
+        self.tell_sampler()
+        before = self._last_obs
         total, callback = super()._setup_learn(total_timesteps, *args, **kwargs)
+        if self.sampler is not None and self._last_obs is not before:
+            self.sampler.episodes_begin()
         check_transition(self._last_obs, None, self.num_timesteps)
         if self.weigher is not None:
             self.weigher.training_starts(self.replay_view, total - self.num_timesteps)
@@ -260,7 +240,5 @@ class Composable(Saving):
                 normalized=True,
                 actions=np.asarray(buffer_action),
             )
-        row = replay_buffer.pos
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
-        if self.sampler is not None:
-            self.sampler.added(row * replay_buffer.n_envs + np.arange(replay_buffer.n_envs))
+        self.tell_sampler()

@@ -9,26 +9,22 @@ from typing import Any, ClassVar, Self
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_ext.algorithms import checkpoints
-from sb3_ext.algorithms.inputs import build_part, check_env, plain_config, resolve_config
+from sb3_ext.algorithms.inputs import check_env, plain_config, resolve_config
+from sb3_ext.algorithms.sampling import HINDSIGHT, Sampling
 from sb3_ext.losses import plain_loss, resolve_loss
-from sb3_ext.replay.sampler import Sampler, SamplerConfig
-from sb3_ext.replay.storage import Replay
 from sb3_ext.signatures import own_arguments, require_known
 from sb3_ext.weighting import Weighting
 
-#: Attribute of a saved replay buffer.
-SAMPLER_STATE = "sb3_ext_sampler"
 #: Attributes that are built from others.
-_LIVING = ("weigher", "sampler", "clock", "loss_function")
+_LIVING = ("weigher", "sampler", "clock", "loss_function", "told")
 
 
-class Saving(OffPolicyAlgorithm):
-    """An algorithm whose zip, replay buffer and parameters know its sampler and its weighting."""
+class Saving(Sampling):
+    """An algorithm whose zip and parameters know its sampler, its weighting and its loss."""
 
     #: Name of the SB3 algorithm whose checkpoints warm-start this base.
     family: ClassVar[str]
@@ -37,16 +33,7 @@ class Saving(OffPolicyAlgorithm):
     #: Whether the critic has one error a sample, from which any loss can be made.
     takes_critic_loss: ClassVar[bool] = True
 
-    replay: Any
     weigher: Weighting | None
-    sampler: Sampler | None
-
-    @property
-    def replay_view(self) -> Replay:
-        """The replay buffer as the loop, the sampler and the weighting see it."""
-        if self.replay_buffer is None:
-            raise ValueError(f"{type(self).__name__} has no replay buffer yet: set it up first")
-        return Replay(self.replay_buffer, self._vec_normalize_env, self.sampler)
 
     @classmethod
     def check_arguments(cls, given: Mapping[str, Any], where: str, saved: Iterable[str]) -> None:
@@ -66,16 +53,15 @@ class Saving(OffPolicyAlgorithm):
                 f"{where} takes no critic_loss=: {cls.__name__} learns quantiles, whose loss is a "
                 "Huber loss of its own; for another loss take SAC, TD3 or DQN"
             )
+        buffer = given.get("replay_buffer_class")
+        hindsight = isinstance(buffer, type) and issubclass(buffer, HerReplayBuffer)
+        if hindsight and (given.get("replay") or given.get("weighting")):
+            raise ValueError(HINDSIGHT)
         if given.get("replay") is not None and given.get("replay_buffer_class") is not None:
             raise ValueError(
                 f"{where} got both replay= and replay_buffer_class=, which say in two ways how "
                 "transitions are drawn; give one of them"
             )
-
-    def sampler_config(self) -> SamplerConfig | None:
-        """The sampler's config, from the model's plain attributes."""
-        config: SamplerConfig | None = resolve_config("sampler", self.replay)
-        return config
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), *_LIVING]
@@ -137,64 +123,6 @@ class Saving(OffPolicyAlgorithm):
         """What ``load`` overrides, seeing the registered weighting that a zip was saved with."""
         return overrides
 
-    def load_replay_buffer(
-        self,
-        path: str | pathlib.Path | io.BufferedIOBase,
-        truncate_last_traj: bool = True,
-    ) -> None:
-        """As in SB3; a buffer of other shapes is refused.
-
-        A sampler goes on with what it knew when the buffer was saved; if that was with another
-        sampler or none, it is told what the buffer holds.
-        """
-        before = self.replay_buffer
-        super().load_replay_buffer(path, truncate_last_traj)
-        assert self.replay_buffer is not None
-        try:
-            self._take_over(before, str(getattr(path, "name", path)))
-        except BaseException:
-            self.replay_buffer = before
-            raise
-
-    def _take_over(self, before: ReplayBuffer | None, path: str) -> None:
-        """Check a buffer that was loaded, and make a sampler for it."""
-        loaded = self.replay_buffer
-        assert loaded is not None
-        if before is not None and loaded.n_envs != before.n_envs:
-            raise ValueError(
-                f"{path} holds transitions of {loaded.n_envs} environments, "
-                f"and this model has {before.n_envs}: load the model with an env of "
-                f"{loaded.n_envs} environments"
-            )
-        for name in ("observation_space", "action_space"):
-            held, wanted = getattr(loaded, name), getattr(self, name)
-            if held != wanted:
-                raise ValueError(
-                    f"{path} holds transitions with {name} {held}, and this model has {wanted}"
-                )
-        saved = loaded.__dict__.pop(SAMPLER_STATE, None)
-        config = self.sampler_config()
-        if config is None:
-            return
-        sampler = build_part(config, Sampler, self)  # for a buffer of this size
-        if saved is not None and saved["made_by"] == _names(self.replay):
-            sampler.load_state_dict(saved["state"])
-        else:
-            sampler.added(self.replay_view.window.indices())
-        self.sampler = sampler
-
-    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
-        """As in SB3; a sampler's state goes with it, and stock SB3 can still load the file."""
-        if self.sampler is None or self.replay_buffer is None:
-            super().save_replay_buffer(path)
-            return
-        state = {"made_by": _names(self.replay), "state": self.sampler.state_dict()}
-        setattr(self.replay_buffer, SAMPLER_STATE, state)
-        try:
-            super().save_replay_buffer(path)
-        finally:
-            delattr(self.replay_buffer, SAMPLER_STATE)
-
     def save_for_sb3(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """Save a zip that stock SB3 loads, without anything of ours.
 
@@ -212,10 +140,3 @@ class Saving(OffPolicyAlgorithm):
     def own_attributes(self) -> set[str]:
         """Names of the plain attributes that stock SB3 does not know."""
         return {one.name for one in own_arguments(type(self))} | {"saved_by", "weigher_class"}
-
-
-def _names(replay: Any) -> Any:
-    """Which samplers stand within which: ``("ere", ("per", None))``."""
-    if not isinstance(replay, Mapping):
-        return None if replay is None else type(replay).__name__
-    return replay["name"], _names(replay.get("inner"))

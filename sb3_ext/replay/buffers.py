@@ -11,6 +11,7 @@ from dataclasses import fields
 from typing import Any, ClassVar
 
 import numpy as np
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
@@ -65,19 +66,35 @@ class DrawingReplayBuffer(SamplerReplayBuffer):
 
     def __new__(cls, buffer_size: int, observation_space: Any, *args: Any, **kwargs: Any) -> Any:
         """As SB3 calls it; a Dict space gets the class for dicts."""
-        is_dict = isinstance(observation_space, spaces.Dict)
-        return object.__new__(cls.for_dicts if is_dict else cls)
+        if not isinstance(observation_space, spaces.Dict):
+            return object.__new__(cls)
+        if not issubclass(cls.for_dicts, cls):
+            raise TypeError(
+                f"{cls.__name__} has no class for Dict observations: define one that inherits from "
+                f"{cls.__name__} and DictReplayBuffer, and name it {cls.__name__}.for_dicts"
+            )
+        return object.__new__(cls.for_dicts)
 
     def __getnewargs__(self) -> tuple[Any, ...]:
         return (self.buffer_size, self.observation_space)
 
     def __init__(
-        self, buffer_size: int, observation_space: Any, action_space: Any, **kwargs: Any
+        self,
+        buffer_size: int,
+        observation_space: Any,
+        action_space: Any,
+        device: th.device | str = "auto",
+        n_envs: int = 1,
+        optimize_memory_usage: bool = False,
+        handle_timeout_termination: bool = True,
+        **options: Any,
     ) -> None:
-        shared = {name: kwargs.pop(name) for name in list(kwargs) if name in _OF_STOCK}
-        config, rest = self.split(kwargs)
+        config, _ = self.split(options)
         plain: Any = DictReplayBuffer if isinstance(self, DictReplayBuffer) else ReplayBuffer
-        plain.__init__(self, buffer_size, observation_space, action_space, **shared, **rest)
+        plain.__init__(
+            *(self, buffer_size, observation_space, action_space, device, n_envs),
+            *(optimize_memory_usage, handle_timeout_termination),
+        )
         self.sampler = self.make_sampler(config)
 
     def make_sampler(self, config: Any) -> Sampler:
@@ -98,18 +115,11 @@ class DrawingReplayBuffer(SamplerReplayBuffer):
         return Replay(self, env, self.sampler).draw(batch_size, Clock(0, 1, 1.0)).samples
 
 
-def replay_door(kwargs: dict[str, Any], replay: Any) -> Any:
-    """What ``replay=`` is, if it came by SB3's door; the two arguments of that door are taken away.
-
-    :param kwargs: arguments of an algorithm's constructor; changed in place
-    :param replay: what ``replay=`` was given
-    """
-    chosen = kwargs.get("replay_buffer_class")
-    if not (isinstance(chosen, type) and issubclass(chosen, SamplerReplayBuffer)):
-        return replay
-    config, rest = chosen.split(kwargs.get("replay_buffer_kwargs"))
-    kwargs |= {"replay_buffer_class": None, "replay_buffer_kwargs": rest}
-    return config
-
-
-_OF_STOCK = ("device", "n_envs", "optimize_memory_usage")
+def plain_buffer(buffer: ReplayBuffer) -> ReplayBuffer:
+    """SB3's own buffer with the arrays of one that draws by itself; any other as it is."""
+    if not isinstance(buffer, DrawingReplayBuffer):
+        return buffer
+    kind = DictReplayBuffer if isinstance(buffer, DictReplayBuffer) else ReplayBuffer
+    plain: ReplayBuffer = object.__new__(kind)
+    plain.__dict__ |= {name: held for name, held in vars(buffer).items() if name != "sampler"}
+    return plain

@@ -48,6 +48,12 @@ class Sampler(Protocol):
     def observe(self, indices: Indices, td_error: Tensor) -> None:
         """The TD errors ``[n, n_critics]`` of drawn transitions, from before the update."""
 
+    def episodes_begin(self) -> None:
+        """All environments were reset, and no end of the episodes under way was stored."""
+
+    def fitted(self) -> SamplerConfig | None:
+        """The config as it really is, if building it changed an option; it is saved instead."""
+
     def metrics(self) -> Mapping[str, float]:
         """Health figures for the logger, by their keys (``per/beta``)."""
         return {}

@@ -127,8 +127,8 @@ def capture(model: BaseAlgorithm, root: BaseCallback, start: Start, folder: Path
     }
     buffer = getattr(model, "replay_buffer", None)
     tree["buffer"] = None if buffer is None else capture_buffer(encoder, buffer)
-    if isinstance(model, Composable) and model.sampler is not None:
-        tree["sampler"] = encoder.encode(model.sampler.state_dict(), "sampler")
+    if isinstance(model, Composable):
+        tree["sampler"] = encoder.encode(model.sampler_state(), "sampler")
     tree["networks"] = capture_networks(encoder, model)
     tree["model"] = _changed(encoder, model, model_before, _model_names(model))
     tree["noise"] = encoder.encode(_exploration_noise(model), "noise")
@@ -161,8 +161,14 @@ def restore(model: BaseAlgorithm, root: BaseCallback, start: Start, folder: Path
     buffer = getattr(model, "replay_buffer", None)
     if buffer is not None:
         restore_buffer(decoder, tree["buffer"], buffer)
-    if isinstance(model, Composable) and model.sampler is not None and "sampler" in tree:
-        model.sampler.load_state_dict(decoder.restore(tree["sampler"], None))
+    if isinstance(model, Composable):
+        known = model.restore_sampler(decoder.restore(tree["sampler"], None))
+        if not known and model.sampler is not None:
+            warnings.warn(
+                f"the checkpoint is of another replay= than {model.replay}: the sampler begins "
+                "anew, with all that the replay buffer holds",
+                stacklevel=2,
+            )
     restore_networks(decoder, tree.get("networks", {}), model)
     fresh_obs = {
         name: getattr(model, name)
@@ -191,6 +197,8 @@ def restore(model: BaseAlgorithm, root: BaseCallback, start: Start, folder: Path
             _restore_env(of_env, tree["env"], model)
         except StateMismatchError as error:
             reasons.append(str(error))
+    if isinstance(model, Composable):
+        model.mark_told()
     restore_random(decoder, tree["random"])
     if reasons:
         _start_new_episodes(of_env, tree["env"], model, fresh_obs)
@@ -382,3 +390,7 @@ def _start_new_episodes(
     buffer = getattr(model, "replay_buffer", None)
     if isinstance(buffer, ReplayBuffer):
         cut_off_episodes(buffer)
+    if isinstance(model, Composable):
+        model.mark_told()
+        if model.sampler is not None:
+            model.sampler.episodes_begin()

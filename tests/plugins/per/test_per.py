@@ -423,6 +423,11 @@ def test_a_misspelt_option_of_the_door_gets_its_near_miss():
         sac("per", **kwargs)
 
 
+def test_options_of_the_sampler_at_the_buffer_s_door_are_told_where_they_belong():
+    with pytest.raises(TypeError, match=r"alpha in replay_buffer_kwargs is .*'per'"):
+        sac("per", replay_buffer_kwargs={"alpha": 0.7})
+
+
 def test_n_steps_with_a_class_of_the_user_s_own():
     class Mine(NStepReplayBuffer):
         pass
@@ -468,13 +473,14 @@ def test_hindsight_is_refused_in_words():
     from stable_baselines3 import HerReplayBuffer
     from stable_baselines3.common.envs import BitFlippingEnv
 
-    with pytest.raises(ValueError, match="HerReplayBuffer relabels goals while it samples"):
-        sb3_ext.DQN(
-            "MultiInputPolicy",
-            BitFlippingEnv(n_bits=3),
-            weighting="lfiw",
-            replay_buffer_class=HerReplayBuffer,
-        )
+    for part in ({"weighting": "lfiw"}, {"replay": "per"}):
+        with pytest.raises(ValueError, match="HerReplayBuffer relabels goals while it samples"):
+            sb3_ext.DQN(
+                "MultiInputPolicy",
+                BitFlippingEnv(n_bits=3),
+                replay_buffer_class=HerReplayBuffer,
+                **part,
+            )
 
 
 # -- LAP -------------------------------------------------------------------------------------------
