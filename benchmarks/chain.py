@@ -8,7 +8,8 @@ both see the same transitions, and what differs is replay alone. A run counts as
 check, one every 50 steps, at which the greedy action is right in every state and the mean squared
 error of the action values against the true ones is below 1e-2; the greedy action alone can be right
 by chance, before there was any reward. Until the first reward no method can know, so the steps from
-there on are told apart.
+there on are told apart. A reward travels one state with each copy into the target network, so with
+rare copies (``--target-every``) these set the pace, whatever is replayed.
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ OPTIONS: dict[str, Any] = {
     "buffer_size": 50_000,
     "learning_starts": 100,
     "train_freq": 1,
-    "target_update_interval": 100,
     "exploration_initial_eps": 1.0,
     "exploration_final_eps": 1.0,
 }
@@ -87,13 +87,14 @@ class Run(NamedTuple):
         return self.solved - self.first_reward
 
 
-def train(name: str, n: int, seed: int, steps: int) -> Run:
+def train(name: str, n: int, seed: int, steps: int, target_every: int) -> Run:
     """One run, in a process of its own.
 
     :param name: of METHODS
     :param n: length of the chain
     :param seed: of networks, behaviour and draws
     :param steps: after which to give up
+    :param target_every: steps between two copies into the target network
     """
     import torch as th
     from stable_baselines3.common.callbacks import BaseCallback
@@ -120,7 +121,14 @@ def train(name: str, n: int, seed: int, steps: int) -> Run:
 
     watch, gamma = Watch(), discount(n)
     model = DQN(
-        "MlpPolicy", Chain(n), seed=seed, device="cpu", gamma=gamma, replay=METHODS[name], **OPTIONS
+        "MlpPolicy",
+        Chain(n),
+        seed=seed,
+        device="cpu",
+        gamma=gamma,
+        replay=METHODS[name],
+        target_update_interval=target_every,
+        **OPTIONS,
     )
     model.learn(steps, callback=watch)
     return Run(watch.first_reward, watch.solved)
@@ -160,14 +168,22 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=10, help="length of the chain")
     parser.add_argument("--seeds", default="0-9", help="0-9 or 0,3,7-9")
     parser.add_argument("--steps", type=int, default=20_000, help="after which a run gives up")
+    parser.add_argument(
+        "--target-every", type=int, default=100, help="steps between two copies into the target"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
     options = parser.parse_args()
     seeds = parse_range(options.seeds)
     print(f"machine: {throughput.machine()}; load at start {throughput.load()}")
     print(f"versions: {throughput.versions()}")
-    print(f"n: {options.n}; seeds: {options.seeds}; at most {options.steps:,} steps\n", flush=True)
+    print(
+        f"n: {options.n}; seeds: {options.seeds}; at most {options.steps:,} steps; target network "
+        f"every {options.target_every}\n",
+        flush=True,
+    )
     started = time.time()
-    settings = [(name, options.n, seed, options.steps) for seed, name in product(seeds, METHODS)]
+    rest = (options.steps, options.target_every)
+    settings = [(name, options.n, seed, *rest) for seed, name in product(seeds, METHODS)]
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
         ended = list(pool.map(train, *zip(*settings, strict=True)))
     runs: dict[str, list[Run]] = {name: [] for name in METHODS}
