@@ -118,11 +118,12 @@ def _require_weights(weights: object, batch_size: int, source: object) -> None:
             f"[{batch_size}, 1], got {type(weights).__name__}"
         )
     require_column(weights, batch_size, f"weights of {type(source).__name__}")
-    # NaN compares false, so this one sentence catches NaN, infinity and negative weights.
-    if not bool(((weights >= 0) & (weights < th.inf)).all()):
+    least, most = (bound.item() for bound in weights.detach().aminmax())
+    # A NaN makes both bounds NaN, which compares false.
+    if not (least >= 0 and most < th.inf):
         raise ValueError(
-            "weights must be finite and >= 0, got values between "
-            f"{weights.min().item()} and {weights.max().item()} from {type(source).__name__}"
+            f"weights must be finite and >= 0, got values between {least} and {most} from "
+            f"{type(source).__name__}"
         )
 
 

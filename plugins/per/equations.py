@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
-import torch as th
 from numpy.typing import NDArray
 from torch import Tensor
 
 Column = NDArray[np.float64]
+_Numbers = TypeVar("_Numbers", Tensor, Column)
 
 REDUCTIONS = ("max", "mean")
 
@@ -62,18 +64,18 @@ def sampling_probabilities(priorities: Tensor, alpha: float) -> Tensor:
     return masses / masses.sum()
 
 
-def importance_weights(probabilities: Tensor, size: int, beta: float) -> Tensor:
+def importance_weights(probabilities: _Numbers, size: int, beta: float) -> _Numbers:
     """``(N * P(i)) ** -beta``: what the draws' bias costs (Schaul et al. 2016, section 3.4).
 
     Not normalised: divide by the largest of the batch, or of the buffer, as the paper does for
     stability. With ``beta`` 1 the weighted mean over draws is the mean over the buffer.
 
-    :param probabilities: ``[n]``, of the transitions that were drawn; > 0
+    :param probabilities: ``[n]``, of the transitions that were drawn; > 0; NumPy's or torch's
     :param size: number N of transitions that could have been drawn
     :param beta: 0 for no correction, 1 for all of it
     :return: ``[n]``
     """
-    return th.pow(size * probabilities, -beta)
+    return (size * probabilities) ** -beta
 
 
 def annealed_beta(progress: float, beta: float, beta_end: float) -> float:
@@ -95,4 +97,7 @@ def stratified(n: int, rng: np.random.Generator) -> Column:
     :param rng: source of randomness
     :return: ``[n]``, ascending
     """
-    return (np.arange(n) + rng.random(n)) / n
+    parts = rng.random(n)
+    parts += np.arange(n)
+    parts /= n
+    return parts

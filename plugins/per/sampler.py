@@ -27,6 +27,9 @@ from sb3_ext.updates import Clock
 if TYPE_CHECKING:
     from sb3_ext.plugins.per.config import LAP, Prioritized
 
+# Updates from one look at the last batch's quantiles to the next: they cost as much as the draw.
+_LOOK_EVERY = 50
+
 
 class PrioritizedSampler(Sampler):
     """Draws transitions in proportion to what the critics got wrong about them.
@@ -56,6 +59,8 @@ class PrioritizedSampler(Sampler):
         used = {"max": config.max_priority == "buffer", "min": config.normalize == "buffer"}
         self._extremes = {name: Extreme(self.tree, name) for name in used if used[name]}
         self._errors: Column = np.zeros(0)
+        self._figures: dict[str, float] = {}
+        self._updates_since_look = 0
         self._beta = float("nan")
         self._weights: Tensor | None = None
 
@@ -73,8 +78,12 @@ class PrioritizedSampler(Sampler):
         low, high = self._bounds(window)
         if not high > low:  # only with eps=0, where all errors are 0
             return Drawn(window.draw(n, self.rng), self._column(np.ones(n)))
-        masses = low + stratified(n, self.rng) * (high - low)
-        masses[masses < 0] += self.tree.total
+        masses = stratified(n, self.rng)
+        masses *= high - low
+        if low != 0:
+            masses += low
+        if low < 0:
+            masses[masses < 0] += self.tree.total
         indices = self.tree.find(masses)
         if window.length < window.capacity and not (inside := window.contains(indices)).all():
             # Rounding at the window's edges; its middle is safe.
@@ -93,9 +102,11 @@ class PrioritizedSampler(Sampler):
 
         :raises NonFiniteError: for a TD error that is NaN or infinite; the tree stays as it was
         """
-        errors = absolute_errors(td_error.detach(), self.config.reduce).cpu().double().numpy()
+        errors = absolute_errors(td_error.detach(), self.config.reduce).cpu().numpy()
+        errors = errors.astype(np.float64)
         masses = self.config.masses(errors)
-        if not np.isfinite(masses).all():
+        largest = float(masses.max(initial=0.0))
+        if not largest < np.inf:
             worst = indices[~np.isfinite(masses)][0]
             when, of = "", self.algorithm
             if of is not None:
@@ -106,28 +117,22 @@ class PrioritizedSampler(Sampler):
                 "on from a model saved earlier, with a smaller learning_rate"
             )
         self._errors = errors
-        self._largest_seen = max(self._largest_seen, float(masses.max(initial=0.0)))
+        self._updates_since_look += 1
+        self._largest_seen = max(self._largest_seen, largest)
         self._set(indices, masses)
 
     def metrics(self) -> Mapping[str, float]:
-        """Health figures of the last batch; docs/methods/per.md says how to read them."""
-        if not len(self._errors):
-            return {}
-        low, middle, high = np.quantile(self._errors, (0.1, 0.5, 0.9))
-        figures = {
-            "per/td_error_p10": float(low),
-            "per/td_error_median": float(middle),
-            "per/td_error_p90": float(high),
-            "per/largest_mass": self._largest_seen,
-        }
-        if self._weights is not None:
-            weights = self._weights
-            figures["per/beta"] = self._beta
-            figures["per/weight_min"] = weights.min().item()
-            figures["per/effective_sample_size"] = (
-                weights.sum().square() / (len(weights) * weights.square().sum())
-            ).item()
-        return figures
+        """Health figures of a batch; docs/methods/per.md says how to read them.
+
+        A call of ``train`` looks at its last batch if the last look is 50 updates ago.
+        """
+        if len(self._errors) and (not self._figures or self._updates_since_look >= _LOOK_EVERY):
+            self._look()
+        if self._figures:
+            self._figures["per/largest_mass"] = self._largest_seen
+            if self._weights is not None:
+                self._figures["per/beta"] = self._beta
+        return self._figures
 
     def state_dict(self) -> dict[str, Any]:
         """Leaves, largest mass, random generator."""
@@ -136,6 +141,8 @@ class PrioritizedSampler(Sampler):
             "alpha": self.config.alpha,
             "largest_seen": self._largest_seen,
             "rng": self.rng.bit_generator.state,
+            "figures": dict(self._figures),
+            "updates_since_look": self._updates_since_look,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -159,8 +166,25 @@ class PrioritizedSampler(Sampler):
             extreme.refill()
         self._largest_seen = largest
         self.rng.bit_generator.state = state["rng"]
+        self._figures = dict(state["figures"])
+        self._updates_since_look = int(state["updates_since_look"])
 
     # -- the parts ---------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        low, middle, high = np.quantile(self._errors, (0.1, 0.5, 0.9))
+        self._figures = {
+            "per/td_error_p10": float(low),
+            "per/td_error_median": float(middle),
+            "per/td_error_p90": float(high),
+        }
+        if self._weights is not None:
+            weights = self._weights
+            self._figures["per/weight_min"] = weights.min().item()
+            self._figures["per/effective_sample_size"] = (
+                weights.sum().square() / (len(weights) * weights.square().sum())
+            ).item()
+        self._updates_since_look = 0
 
     def _set(self, indices: Indices, masses: Column | float) -> None:
         self.tree.set(indices, masses)
@@ -184,15 +208,15 @@ class PrioritizedSampler(Sampler):
         if self.config.betas is None:
             return None
         self._beta = annealed_beta(1 - clock.progress_remaining, *self.config.betas)
-        probabilities = th.from_numpy(self.tree.leaves[indices] / total)
+        probabilities = self.tree.leaves.take(indices) / total
         weights = importance_weights(probabilities, window.size, self._beta)
         if "min" in self._extremes:
-            least = th.tensor(self._extremes["min"].value / total, dtype=th.float64)
-            largest = importance_weights(least, window.size, self._beta)
+            least = np.array([self._extremes["min"].value / total])
+            weights /= importance_weights(least, window.size, self._beta)
         else:
-            largest = weights.max()
-        self._weights = (weights / largest).float().reshape(-1, 1)
+            weights /= weights.max()
+        self._weights = self._column(weights)
         return self._weights
 
     def _column(self, weights: Column) -> Tensor:
-        return th.from_numpy(weights).float().reshape(-1, 1)
+        return th.from_numpy(weights.astype(np.float32)[:, None])

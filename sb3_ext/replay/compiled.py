@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_ext.replay.sum_tree import Masses, SumTree
+from sb3_ext.replay.sum_tree import Masses, SumTree, _all_of
 from sb3_ext.replay.window import Indices
 
 try:
@@ -34,27 +34,34 @@ def _sum_up(nodes: Any, before: Any, at: Any, top: int) -> None:
         before[i + 1] = total
 
 
+# Level by level and without a branch: the next element need not wait for this one's cache miss.
 @numba.njit(cache=True)
-def _find(nodes: Any, before: Any, masses: Any, width: int, top: int, found: Any) -> None:
+def _find(nodes: Any, before: Any, masses: Any, width: int, top: int, found: Any) -> bool:
     last = np.nextafter(before[top], 0.0)
+    rest = np.empty(masses.size)
     for i in range(masses.size):
-        rest = min(masses[i], last)
-        low, high = 0, top
-        while low < high:  # the first entry beyond it
-            middle = (low + high) >> 1
-            if before[middle + 1] > rest:
-                high = middle
-            else:
-                low = middle + 1
-        rest -= before[low]
-        at = low + top
-        while at < width:
-            at <<= 1
+        rest[i] = min(masses[i], last)
+        found[i] = 0
+    step = top >> 1
+    while step > 0:  # to the last entry that is not beyond it
+        for i in range(masses.size):
+            found[i] += step * (before[found[i] + step] <= rest[i])
+        step >>= 1
+    for i in range(masses.size):
+        rest[i] -= before[found[i]]
+        found[i] += top
+    while top < width:
+        for i in range(masses.size):
+            at = 2 * found[i]
             left = nodes[at]
-            if rest >= left:
-                rest -= left
-                at += 1
-        found[i] = at
+            right = rest[i] >= left
+            rest[i] -= left * right
+            found[i] = at + right
+        top <<= 1
+    empty = False
+    for i in range(masses.size):
+        empty |= nodes[found[i]] <= 0
+    return empty
 
 
 class CompiledSumTree(SumTree):
@@ -66,11 +73,11 @@ class CompiledSumTree(SumTree):
         if self._before[-1] <= 0:
             raise ValueError("cannot draw from a sum tree whose masses are all 0")
         at = np.empty(len(masses), dtype=np.int64)
-        _find(self._nodes, self._before, masses, self.width, self._top, at)
-        return self._without_empty(at)
+        if _find(self._nodes, self._before, masses, self.width, self._top, at):
+            return self._without_empty(at)
+        at -= self.width
+        return at
 
     def _sum_up(self) -> None:
         if self._unsummed:
-            at = np.concatenate(self._unsummed)
-            self._unsummed.clear()
-            _sum_up(self._nodes, self._before, at, self._top)
+            _sum_up(self._nodes, self._before, _all_of(self._unsummed), self._top)

@@ -68,7 +68,8 @@ class Replay:
             return Draw(samples, ones, rows=rows[0] if len(rows) == 1 else None)
         window = self.window
         drawn = self.sampler.draw(batch_size, window, clock)
-        if not window.contains(drawn.indices).all():
+        # A full ring contains all there is.
+        if window.length < window.capacity and not window.contains(drawn.indices).all():
             raise ValueError(
                 f"{type(self.sampler).__name__}.draw must return transitions that the buffer "
                 f"holds, got indices from {drawn.indices.min()} to {drawn.indices.max()} of which "

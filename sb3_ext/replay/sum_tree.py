@@ -18,6 +18,8 @@ Masses = NDArray[np.float64]
 # Number of nodes in the widest row that is searched by its running sum; measured with
 # benchmarks/replay.py, from 512 to 8192 it makes little difference.
 _TOP = 1024
+# So many writes may wait for a question; a long time without one must not fill the memory.
+_WAITING = 1024
 
 
 class SumTree:
@@ -67,12 +69,17 @@ class SumTree:
         :param masses: ``[n]`` or one for all; finite and >= 0
         :raises ValueError: for a mass that is not; the tree is then as before
         """
+        least = most = masses
+        if isinstance(masses, np.ndarray):
+            least, most = masses.min(initial=0.0), masses.max(initial=0.0)
         # NaN compares false; infinity would swallow every other mass.
-        if not np.all((masses >= 0) & (masses < np.inf)):
+        if not (least >= 0 and most < np.inf):
             raise ValueError("masses of a sum tree must be finite and >= 0")
         leaves = indices + self.width
         self._nodes[leaves] = masses
         self._unsummed.append(leaves)
+        if len(self._unsummed) >= _WAITING:
+            self._sum_up()
 
     def fill(self, masses: Masses) -> None:
         """Give the first ``len(masses)`` leaves these masses, and all others 0."""
@@ -119,18 +126,21 @@ class SumTree:
         at = before.searchsorted(rest, "right") - 1
         rest -= before.take(at)
         at += self._top
+        left, right = np.empty_like(rest), np.empty(rest.shape, dtype=bool)
         for _ in range(self._depth):
             at <<= 1
-            left = nodes.take(at)
-            right = rest >= left
-            rest -= left * right
+            nodes.take(at, out=left, mode="clip")  # no index is outside; "raise" would copy twice
+            np.greater_equal(rest, left, out=right)
+            left *= right
+            rest -= left
             at += right
         return self._without_empty(at)
 
     def _without_empty(self, at: Indices) -> Indices:
         """Leaves by number instead of by node, none of them without mass."""
-        empty = self._nodes.take(at) <= 0
-        if empty.any():
+        masses = self._nodes.take(at)
+        if masses.min(initial=np.inf) <= 0:
+            empty = masses <= 0
             at[empty] = [self._next_to(leaf) for leaf in at[empty]]
         found: Indices = at - self.width
         return found
@@ -151,8 +161,7 @@ class SumTree:
         if not self._unsummed:
             return
         nodes, left, right = self._nodes, self._nodes[::2], self._nodes[1::2]
-        at = np.concatenate(self._unsummed)
-        self._unsummed.clear()
+        at = _all_of(self._unsummed)
         for _ in range(self._depth):
             at >>= 1
             nodes[at] = left[at] + right[at]
@@ -165,8 +174,9 @@ class SumTree:
 class Extreme:
     """The smallest or largest mass above 0 of a tree, without a second tree.
 
-    Leaves lie in blocks; a write costs a look at its block, a question one at all blocks that were
-    written since. It takes 1/64 of the memory that a tree of minima would.
+    Leaves lie in blocks, and of each block it is known which leaf holds the extreme. A question
+    looks again at those blocks alone in which the holder was written or a better one came. It
+    takes less than 1/64 of the memory that a tree of minima would.
 
     :param tree: whose leaves
     :param kind: ``"min"`` or ``"max"``
@@ -176,39 +186,65 @@ class Extreme:
 
     def __init__(self, tree: SumTree, kind: str) -> None:
         self._pick = {"min": np.minimum, "max": np.maximum}[kind]
+        self._place = {"min": np.argmin, "max": np.argmax}[kind]
+        self._beyond = {"min": np.less, "max": np.greater}[kind]
         self._nothing = np.inf if kind == "min" else 0.0
-        size = min(self.BLOCK, tree.width)
-        self._blocks = tree._nodes[tree.width :].reshape(-1, size)
+        self._size = min(self.BLOCK, tree.width)
+        self._leaves = tree._nodes[tree.width :]
+        self._blocks = self._leaves.reshape(-1, self._size)
         self._of_blocks = np.full(len(self._blocks), self._nothing)
+        self._holders = np.zeros(len(self._blocks), dtype=np.uint8)
+        self._value = 0.0
         self._written: list[Indices] = []
-        self._size = size
 
     @property
     def nbytes(self) -> int:
         """Memory in bytes."""
-        return self._of_blocks.nbytes
+        return self._of_blocks.nbytes + self._holders.nbytes
 
     @property
     def value(self) -> float:
         """Of all masses above 0; 0 if there is none."""
         if self._written:
-            blocks = np.unique(np.concatenate(self._written) // self._size)
-            self._written.clear()
-            self._look(blocks)
-        found = float(self._pick.reduce(self._of_blocks))
-        return found if np.isfinite(found) else 0.0
+            self._look_at(_all_of(self._written))
+        return self._value
 
     def touch(self, indices: Indices) -> None:
         """Leaves were written."""
         self._written.append(indices)
+        if len(self._written) >= _WAITING:
+            self._look_at(_all_of(self._written))
 
     def refill(self) -> None:
         """All leaves were written."""
         self._written.clear()
         self._look(np.arange(len(self._blocks)))
 
+    def _look_at(self, leaves: Indices) -> None:
+        """Look again at the blocks that these leaves may have changed."""
+        blocks, place = leaves // self._size, leaves % self._size
+        masses = self._above_0(self._leaves.take(leaves))
+        known = self._of_blocks.take(blocks)
+        lost = (self._holders.take(blocks) == place) & (masses != known)
+        changed = self._beyond(masses, known) | lost
+        if changed.any():
+            self._look(blocks[changed])
+
     def _look(self, blocks: Indices) -> None:
-        masses = self._blocks[blocks]
-        if self._nothing:
-            masses = np.where(masses > 0, masses, self._nothing)
-        self._of_blocks[blocks] = self._pick.reduce(masses, axis=1)
+        masses = self._above_0(self._blocks[blocks])
+        holders = self._place(masses, axis=1)
+        self._holders[blocks] = holders
+        self._of_blocks[blocks] = masses[np.arange(len(blocks)), holders]
+        found = float(self._pick.reduce(self._of_blocks))
+        self._value = found if np.isfinite(found) else 0.0
+
+    def _above_0(self, masses: Masses) -> Masses:
+        """Masses of 0 out of the way of a minimum; in that of a maximum they are not."""
+        return np.where(masses > 0, masses, np.inf) if self._nothing else masses
+
+
+def _all_of(waiting: list[Indices]) -> Indices:
+    """What waits in the list, in one array of its own; the list is empty then."""
+    together = np.concatenate(waiting)
+    waiting.clear()
+    return together

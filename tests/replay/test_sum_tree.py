@@ -165,3 +165,25 @@ def test_memory_of_a_million_leaves():
     tree = SumTree(1_000_000)
     assert tree.nbytes / 2**20 == pytest.approx(16, abs=0.1)
     assert Extreme(tree, "min").nbytes / 2**20 < 0.2
+
+
+def test_a_long_time_without_a_question_does_not_fill_the_memory(backend):
+    tree = make_sum_tree(5000, backend)
+    extreme = Extreme(tree, "min")
+    for leaf in range(3000):
+        tree.set(np.array([leaf]), 1.0 + leaf)
+        extreme.touch(np.array([leaf]))
+    assert len(tree._unsummed) < 1024 and len(extreme._written) < 1024
+    assert tree.total == np.arange(1.0, 3001).sum()
+    assert extreme.value == 1
+
+
+def test_an_extreme_that_is_overwritten_is_looked_for_again():
+    tree = SumTree(200)
+    largest = Extreme(tree, "max")
+    tree.fill(np.arange(200.0))
+    largest.refill()
+    for leaf, mass, wanted in ((199, 5.0, 198), (198, 0.0, 197), (3, 500.0, 500), (3, 1.0, 197)):
+        tree.set(np.array([leaf]), mass)
+        largest.touch(np.array([leaf]))
+        assert largest.value == wanted

@@ -560,3 +560,33 @@ def test_the_compiled_tree_trains_to_the_same_bits():
     models = [sac(Prioritized(backend=backend)).learn(120) for backend in ("numpy", "numba")]
     one, other = (model.policy.state_dict() for model in models)
     assert all(th.equal(one[name], other[name]) for name in one)
+
+
+# -- what it says ----------------------------------------------------------------------------------
+
+
+def test_the_quantiles_are_looked_at_every_50_updates():
+    sampler, window = with_masses([1.0] * 64)
+    seen = []
+    for update in range(101):
+        indices = sampler.draw(4, window, NOW).indices
+        sampler.observe(indices, th.full((4, 2), 1.0 + update))
+        seen.append(dict(sampler.metrics()))
+    medians = [figures["per/td_error_median"] for figures in seen]
+    assert medians == [1.0] * 50 + [51.0] * 50 + [101.0]
+    assert [figures["per/largest_mass"] for figures in seen] == [1.0 + k for k in range(101)]
+
+
+def test_what_it_says_goes_on_after_loading():
+    (one, window), (other, _) = with_masses([1.0] * 64), with_masses([1.0] * 64)
+    one.draw(4, window, NOW)
+    one.observe(np.arange(4), th.ones(4, 2))
+    said = dict(one.metrics())
+    other.load_state_dict(one.state_dict())
+    assert other.metrics() == said
+    for sampler in (one, other):
+        for _ in range(60):
+            sampler.draw(4, window, NOW)
+            sampler.observe(np.arange(4), th.full((4, 2), 7.0))
+            said = dict(sampler.metrics())
+    assert one.metrics() == other.metrics() and said["per/td_error_median"] == 7
