@@ -104,10 +104,18 @@ class PrioritizedSampler(Sampler):
         """
         errors = absolute_errors(td_error.detach(), self.config.reduce).cpu().numpy()
         errors = errors.astype(np.float64)
-        masses = self.config.masses(errors)
+        with np.errstate(over="ignore", invalid="ignore"):  # told in words below
+            masses = self.config.masses(errors)
         largest = float(masses.max(initial=0.0))
-        if not largest < np.inf:
-            worst = indices[~np.isfinite(masses)][0]
+        # To the power of alpha=0, even NaN is 1.
+        if not (largest < np.inf and errors.max(initial=0.0) < np.inf):
+            wrong = ~np.isfinite(errors)
+            if not wrong.any():
+                raise NonFiniteError(
+                    f"the TD error {errors.max():g} to the power of alpha={self.config.alpha} is "
+                    "beyond what a number can hold; lower alpha. All priorities are as they were"
+                )
+            worst = indices[wrong][0]
             when, of = "", self.algorithm
             if of is not None:
                 when = f" at update {of._n_updates}, step {of.num_timesteps}"

@@ -190,10 +190,10 @@ class Extreme:
         self._beyond = {"min": np.less, "max": np.greater}[kind]
         self._nothing = np.inf if kind == "min" else 0.0
         self._size = min(self.BLOCK, tree.width)
-        self._leaves = tree._nodes[tree.width :]
-        self._blocks = self._leaves.reshape(-1, self._size)
-        self._of_blocks = np.full(len(self._blocks), self._nothing)
-        self._holders = np.zeros(len(self._blocks), dtype=np.uint8)
+        self._tree = tree
+        n_blocks = tree.width // self._size
+        self._of_blocks = np.full(n_blocks, self._nothing)
+        self._holders = np.zeros(n_blocks, dtype=np.uint8)
         self._value = 0.0
         self._written: list[Indices] = []
 
@@ -218,7 +218,12 @@ class Extreme:
     def refill(self) -> None:
         """All leaves were written."""
         self._written.clear()
-        self._look(np.arange(len(self._blocks)))
+        self._look(np.arange(len(self._of_blocks)))
+
+    @property
+    def _leaves(self) -> Masses:
+        """Those of the tree, seen anew each time: a view that is kept would not be copied along."""
+        return self._tree._nodes[self._tree.width :]
 
     def _look_at(self, leaves: Indices) -> None:
         """Look again at the blocks that these leaves may have changed."""
@@ -231,7 +236,7 @@ class Extreme:
             self._look(blocks[changed])
 
     def _look(self, blocks: Indices) -> None:
-        masses = self._above_0(self._blocks[blocks])
+        masses = self._above_0(self._leaves.reshape(-1, self._size)[blocks])
         holders = self._place(masses, axis=1)
         self._holders[blocks] = holders
         self._of_blocks[blocks] = masses[np.arange(len(blocks)), holders]

@@ -1,5 +1,6 @@
 """The sum tree against sums and searches by brute force."""
 
+import copy
 import importlib.util
 import itertools
 from typing import Any
@@ -159,6 +160,18 @@ def test_extremes_are_those_of_the_masses_above_0(kind):
     tree.fill(np.arange(10.0))
     extreme.refill()
     assert extreme.value == {"min": 1.0, "max": 9.0}[kind]
+
+
+def test_a_copy_is_whole():
+    tree = SumTree(200)
+    tree.fill(np.arange(1.0, 201.0))
+    extreme = Extreme(tree, "max")
+    extreme.refill()
+    other_tree, other = copy.deepcopy((tree, extreme))
+    other_tree.set(np.arange(150, 200), 0.5)
+    other.touch(np.arange(150, 200))
+    assert (extreme.value, other.value, other_tree.total) == (200, 150, 150 * 151 / 2 + 25)
+    assert tree.total == 200 * 201 / 2
 
 
 def test_memory_of_a_million_leaves():

@@ -191,6 +191,17 @@ def test_errors_that_are_no_numbers_say_when_and_change_nothing(bad):
     assert model.sampler.tree.total == pytest.approx(before.sum())
 
 
+def test_nan_to_the_power_of_0_is_no_number_either():
+    model = sac(Prioritized(alpha=0.0))
+    model.learn(40)
+    with pytest.raises(NonFiniteError, match="transition 3 is not finite"):
+        model.sampler.observe(np.array([3]), th.tensor([[float("nan"), 1.0]]))
+    model = sac(Prioritized(alpha=50.0))
+    model.learn(20)
+    with pytest.raises(NonFiniteError, match=r"to the power of alpha=50.0 .*; lower alpha"):
+        model.sampler.observe(np.array([3]), th.tensor([[1e10]]))
+
+
 def test_a_run_that_diverges_stops_with_that_sentence():
     model = sac()
     model.learn(60)
