@@ -27,7 +27,7 @@ from sb3_ext.updates import Clock
 if TYPE_CHECKING:
     from sb3_ext.plugins.per.config import LAP, Prioritized
 
-# Updates from one look at the last batch's quantiles to the next: they cost as much as the draw.
+# Updates from one look at the last batch's quantiles to the next: these are no cheap figures.
 _LOOK_EVERY = 50
 
 
