@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -86,6 +87,21 @@ class RecentSampler(Sampler):
         """For the inner sampler."""
         if self.inner is not None:
             self.inner.observe(indices, td_error)
+
+    def training_starts(self, window: Window, timesteps: int) -> None:
+        """Warn if this call of ``learn`` ends before any window is smaller than the buffer."""
+        if self.config.size == "current" or self.config.eta == 1:
+            return
+        room = window.capacity * window.n_envs
+        smallest = window_size(1, 1, room, self.config.eta, 1)  # c_min is smaller, or was chosen
+        reached = min(window.size + timesteps, room)
+        if smallest >= reached:
+            warnings.warn(
+                "ERE draws uniformly in this call of learn: its smallest window is "
+                f"{smallest} transitions (of a buffer_size of {room}), and the replay buffer ends "
+                f"with {reached}. Set size='current', or lower buffer_size to what will be filled",
+                stacklevel=2,
+            )
 
     def episodes_begin(self) -> None:
         """The episodes under way were cut off."""

@@ -192,6 +192,8 @@ class Composable(Saving):
         total, callback = super()._setup_learn(total_timesteps, *args, **kwargs)
         if self.sampler is not None and self._last_obs is not before:
             self.sampler.episodes_begin()
+        if self.sampler is not None:
+            self.sampler.training_starts(self.replay_view.window, total - self.num_timesteps)
         check_transition(self._last_obs, None, self.num_timesteps)
         if self.weigher is not None:
             self.weigher.training_starts(self.replay_view, total - self.num_timesteps)

@@ -54,10 +54,12 @@ class Sampling(OffPolicyAlgorithm):
         :raises ValueError: for a class of the user's that makes no n-step returns
         """
         chosen = self.replay_buffer_class
+        given = self.__dict__.pop("replay_given", False)
         if chosen is not None and issubclass(chosen, SamplerReplayBuffer):
             config, self.replay_buffer_kwargs = chosen.split(self.replay_buffer_kwargs)
-            self.replay = plain_config(config)
             self.replay_buffer_class = None
+            if not given:
+                self.replay = plain_config(config)
         elif chosen in (ReplayBuffer, DictReplayBuffer):
             self.replay_buffer_class = None  # SB3 knows best which of its own it takes
         elif self.n_steps > 1 and chosen is not None:

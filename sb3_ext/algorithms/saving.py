@@ -106,6 +106,7 @@ class Saving(Sampling):
         made: Any = check_env(env, cls)
         kwargs = cls.inherit_weighting(summary.weighting, kwargs)
         if "replay" in kwargs:
+            kwargs["replay_given"] = True  # it wins over a sampler's buffer class in the zip
             kwargs["replay"] = plain_config(resolve_config("sampler", kwargs["replay"]))
         if "critic_loss" in kwargs:
             kwargs["critic_loss"] = plain_loss(resolve_loss(kwargs["critic_loss"]))

@@ -48,6 +48,13 @@ class Sampler(Protocol):
     def observe(self, indices: Indices, td_error: Tensor) -> None:
         """The TD errors ``[n, n_critics]`` of drawn transitions, from before the update."""
 
+    def training_starts(self, window: Window, timesteps: int) -> None:
+        """Called by ``learn`` before the first step; the place for warnings.
+
+        :param window: what the buffer holds
+        :param timesteps: environment steps that this call of ``learn`` will take
+        """
+
     def episodes_begin(self) -> None:
         """All environments were reset, and no end of the episodes under way was stored."""
 

@@ -183,6 +183,16 @@ def test_a_stock_zip_with_such_a_buffer_warm_starts_with_its_sampler(tmp_path):
     assert (model.replay["name"], model.replay["c_min"]) == ("ere", 10)
 
 
+@pytest.mark.parametrize("replay", ["per", None])
+def test_replay_wins_over_the_class_in_a_stock_zip(tmp_path, replay):
+    door = {"replay_buffer_class": EREReplayBuffer, "replay_buffer_kwargs": {"c_min": 10}}
+    sac(None, cls=sb3.SAC, **door).save(tmp_path / "stock")
+    model = sb3_ext.SAC.load(tmp_path / "stock", env=make_env(), replay=replay)
+    assert (model.replay and model.replay["name"]) == replay
+    model.save(tmp_path / "ours")
+    assert sb3_ext.SAC.load(tmp_path / "ours").replay == model.replay
+
+
 def test_the_class_takes_sb3_s_arguments_by_position():
     env = make_env(n_envs=2)
     spaces = (env.observation_space, env.action_space)

@@ -354,6 +354,15 @@ def test_the_default_c_min_shrinks_with_a_note_and_a_chosen_one_is_kept():
         sb3_ext.SAC("MlpPolicy", "Pendulum-v1", replay="ere")
 
 
+def test_a_run_too_short_for_any_window_is_told():
+    model = sac(EmphasizeRecent(c_min=10), buffer_size=100_000)
+    with pytest.warns(UserWarning, match=r"draws uniformly .* smallest window is 1816 .* with 60"):
+        model.learn(60)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sac(EmphasizeRecent(c_min=10, size="current"), buffer_size=100_000).learn(60)
+
+
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
