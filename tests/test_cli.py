@@ -198,3 +198,11 @@ def test_info_on_a_sampler_says_how_it_is_used(capsys):
     told = capsys.readouterr().out
     assert "use           SAC(..., replay='per'), or --set replay=per" in told
     assert "also          from sb3_ext import PrioritizedReplayBuffer" in told
+
+
+def test_info_on_a_sampler_s_replay_buffer_shows_the_sampler_s_options(capsys):
+    assert cli.main(["info", "EREReplayBuffer"]) == 0
+    told = capsys.readouterr().out
+    assert "EmphasizeRecent (ere), sampler" in told
+    assert "also          from sb3_ext import EREReplayBuffer" in told
+    assert "c_min = 5000" in told

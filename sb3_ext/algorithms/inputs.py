@@ -76,9 +76,11 @@ def resolve_config(kind: Kind, value: Any) -> Any:
         require_known(config, options, where=f"{_DOORS[kind]}={name!r}")
         return config(**options)
     if isinstance(value, type) or not callable(getattr(value, "build", None)):
+        made = isinstance(value, type) and callable(getattr(value, "build", None))
+        hint = f"; did you mean {value.__name__}()?" if made else ""
         raise TypeError(
             f"{_DOORS[kind]}= takes a config object (with a build method), a registered name, or "
-            f"a mapping with a 'name', got {value!r}"
+            f"a mapping with a 'name', got {value!r}{hint}"
         )
     return value
 

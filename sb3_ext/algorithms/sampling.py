@@ -55,6 +55,11 @@ class Sampling(OffPolicyAlgorithm):
         """
         chosen = self.replay_buffer_class
         given = self.__dict__.pop("replay_given", False)
+        if chosen is not None and not isinstance(chosen, type):
+            raise TypeError(
+                f"replay_buffer_class= takes a class, got {chosen!r}; a sampler by its name is "
+                "replay='per'"
+            )
         if chosen is not None and issubclass(chosen, SamplerReplayBuffer):
             config, self.replay_buffer_kwargs = chosen.split(self.replay_buffer_kwargs)
             self.replay_buffer_class = None

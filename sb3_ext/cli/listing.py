@@ -64,6 +64,8 @@ def _info(arguments: argparse.Namespace) -> int:
             return _info_on_stock(name, cls)
         arguments.name = name  # in its own case
         row, spec = registry.find(name)
+    if arguments.name in list(spec.targets)[1:]:
+        arguments.name = spec.public_name  # what stands beside it, such as its replay buffer
     target: Any = None
     fault = ""
     if not row.missing:

@@ -38,7 +38,8 @@ class SamplerReplayBuffer(ReplayBuffer):
         raise TypeError(
             f"{name} learns from the TD errors of every update, which the classes of "
             "stable_baselines3 and sb3_contrib do not hand out: take the class of the same name "
-            f"from sb3_ext (`from sb3_ext import SAC`), with replay_buffer_class={name} as it is"
+            f"from sb3_ext (`from sb3_ext import SAC`, say), with replay_buffer_class={name} as it "
+            "is"
         )
 
     @classmethod

@@ -422,7 +422,7 @@ def test_the_two_doors_are_one():
 @pytest.mark.parametrize("cls", [sb3.SAC, sb3.TD3, sb3.DDPG, sb3.DQN])
 def test_stock_classes_refuse_it_at_once_and_name_ours(cls):
     env = make_env(discrete=cls is sb3.DQN)
-    with pytest.raises(TypeError, match=r"of the same name from sb3_ext \(`from sb3_ext import"):
+    with pytest.raises(TypeError, match=r"name from sb3_ext \(`from sb3_ext import SAC`, say"):
         cls("MlpPolicy", env, replay_buffer_class=PrioritizedReplayBuffer)
 
 
@@ -469,6 +469,8 @@ def test_n_steps_with_a_class_of_the_user_s_own():
         (lambda: Prioritized(backend="cuda"), "backend must be one of"),
         (lambda: LAP(min_priority=0), "LAP: min_priority must be > 0"),
         (lambda: sac({"name": "per", "alpah": 1}), r"did you mean 'alpha'\?"),
+        (lambda: sac(Prioritized), r"did you mean Prioritized\(\)\?"),
+        (lambda: sac(None, replay_buffer_class="per"), "replay_buffer_class= takes a class"),
         (lambda: sac("perr"), r"did you mean 'per'\?"),
         (lambda: sac(critic_loss="hubber"), r"did you mean 'huber'\?"),
         (lambda: sac(critic_loss={"name": "pal", "alpha": 2}), r"alpha must be in \[0, 1\]"),
