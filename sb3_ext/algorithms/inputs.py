@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -88,7 +88,10 @@ def resolve_config(kind: Kind, value: Any) -> Any:
 def plain_config(config: Any) -> Any:
     """A registered config as ``{"name": ..., **options}``; anything else as it is."""
     spec = registry.spec_of(type(config)) if is_dataclass(config) else None
-    return config if spec is None else {"name": spec.name, **asdict(config)}
+    if spec is None:
+        return config
+    # Not asdict: an inner config of the user's own would become a mapping without a name.
+    return {"name": spec.name, **{one.name: getattr(config, one.name) for one in fields(config)}}
 
 
 def build_part(config: Any, kind: type, algorithm: Any) -> Any:

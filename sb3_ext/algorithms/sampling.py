@@ -31,7 +31,6 @@ class Sampling(OffPolicyAlgorithm):
     """An algorithm whose sampler knows what its replay buffer holds, whoever wrote it."""
 
     replay: Any
-    weighting: Any
     sampler: Sampler | None
     #: The buffer that the sampler was told of, and its ``pos`` and ``full`` then.
     told: tuple[ReplayBuffer | None, int, bool]
@@ -47,6 +46,10 @@ class Sampling(OffPolicyAlgorithm):
         """The sampler's config, from the model's plain attributes."""
         config: SamplerConfig | None = resolve_config("sampler", self.replay)
         return config
+
+    def weighting_config(self) -> Any:
+        """The weighting's config; a base has one, and LFIW's algorithms make it of arguments."""
+        return None
 
     def prepare_buffer(self) -> None:
         """Before SB3 makes the buffer: open its own door, and heed ``n_steps`` in any class.
@@ -178,9 +181,9 @@ class Sampling(OffPolicyAlgorithm):
             and saved["made_by"] == _names(self.replay)
             and tuple(saved["at"]) == (buffer.pos, buffer.full)
         )
-        if saved is not None and fits:
+        if saved is not None and fits and saved["state"]:
             self.sampler.load_state_dict(saved["state"])
-        else:
+        else:  # also one that keeps no state, and may still ask what there is
             self.sampler.added(self.replay_view.window.indices())
         self.mark_told()
         return fits
@@ -221,9 +224,9 @@ class Sampling(OffPolicyAlgorithm):
             )
 
     def _refuse_hindsight(self) -> None:
-        if self.replay is None and self.weighting is None:
-            return
-        if isinstance(self.replay_buffer, HerReplayBuffer):
+        if isinstance(self.replay_buffer, HerReplayBuffer) and (
+            self.sampler_config() is not None or self.weighting_config() is not None
+        ):
             raise ValueError(HINDSIGHT)
 
 

@@ -116,7 +116,7 @@ def test_a_run_begins_with_transitions_and_keeps_them_over_a_resume(stock):
                 *("SAC", "--env", "MountainCarContinuous-v0"),
                 *("--replay-buffer", "{buffer}", "--allow-pickle"),
             ],
-            "has observation_space Box",
+            "with observation_space Box",
         ),
         (
             ["SAC", *PENDULUM, "--replay-buffer", "{stock}/model.zip", "--allow-pickle"],

@@ -6,6 +6,7 @@ import copy
 import itertools
 import pickle
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -305,6 +306,31 @@ def test_under_stock_classes_it_goes_through_a_file(tmp_path):
 def test_the_same_seed_draws_the_same_under_stock_classes():
     one, other = (stock().learn(100).critic.state_dict() for _ in range(2))
     assert all(th.equal(one[name], other[name]) for name in one)
+
+
+@dataclass(frozen=True)
+class Oldest:
+    """A sampler of the user's own, which no plugin registers."""
+
+    n: int = 5
+
+    def build(self, algorithm: Any) -> sb3_ext.Sampler:
+        return OldestSampler(self.n)
+
+
+class OldestSampler(sb3_ext.Sampler):
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def draw(self, n: int, window: Window, clock: Clock) -> sb3_ext.Drawn:
+        return sb3_ext.Drawn(window.indices()[np.arange(n) % min(self.n, window.size)])
+
+
+def test_a_sampler_of_the_user_s_own_draws_within_the_window(tmp_path):
+    model = sac(EmphasizeRecent(c_min=10, inner=Oldest(3)))
+    model.learn(60)
+    model.save(tmp_path / "model")
+    assert sb3_ext.SAC.load(tmp_path / "model").replay["inner"] == Oldest(3)
 
 
 @pytest.mark.parametrize("kind", ["box", "dict"])
