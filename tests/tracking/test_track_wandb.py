@@ -82,8 +82,9 @@ def test_evaluations_and_the_best_model(folder):
         assert kept.read() == saved.read()
 
 
-def test_the_best_model_needs_someone_who_saves_it(folder):
-    for beside in ([], [evaluation(None)], [evaluation("a"), evaluation("b")]):
+def test_the_best_model_needs_someone_who_saves_it(tmp_path, folder):
+    two = [evaluation(str(tmp_path / "a")), evaluation(str(tmp_path / "b"))]
+    for beside in ([], [evaluation(None)], two):
         with pytest.raises(ValueError, match="needs one EvalCallback with best_model_save_path"):
             sac().learn(10, callback=[Track(folder, save_best=True), *beside])
     assert not folder.exists()
