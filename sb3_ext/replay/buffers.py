@@ -103,7 +103,9 @@ class DrawingReplayBuffer(SamplerReplayBuffer):
 
         :raises ValueError: for options that need one of our bases
         """
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} must define make_sampler(config), which gives the living part"
+        )
 
     def add(self, *args: Any, **kwargs: Any) -> None:
         """As in SB3; the sampler is told."""

@@ -89,4 +89,6 @@ class Window:
     def contains(self, indices: Indices) -> NDArray[np.bool_]:
         """Which of the transition indices lie in the window, ``[n]``."""
         age = (self.head - 1 - indices // self.n_envs) % self.capacity
-        return age < self.length
+        # The ring's arithmetic would wrap an index that lies outside of it.
+        inside = (indices >= 0) & (indices < self.capacity * self.n_envs)
+        return inside & (age < self.length)

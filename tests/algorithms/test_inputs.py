@@ -18,7 +18,7 @@ from sb3_ext import DQN, LFIWDQN, LFIWSAC, LFIWTD3, QRDQN, SAC, TD3, TQC, CrossQ
 from sb3_ext.errors import NonFiniteError
 from sb3_ext.replay.sampler import Drawn, Sampler
 from sb3_ext.testing.environments import kit_env
-from sb3_ext.updates import Draw
+from sb3_ext.updates import Clock, Draw
 from sb3_ext.weighting import Weighting
 from tests.environments import Drift, make_env
 
@@ -306,3 +306,13 @@ def test_a_sampler_is_told_what_a_loaded_buffer_holds(tmp_path: Any) -> None:
     fresh.load_replay_buffer(tmp_path / "b")
     assert fresh.sampler.known == list(range(30))
     fresh.learn(20)
+
+
+@pytest.mark.parametrize("index", [-1, 200, 10**6])
+@pytest.mark.parametrize("steps", [60, 250])  # before and after the ring is full
+def test_an_index_beyond_the_ring_is_told(index: int, steps: int) -> None:
+    model = SAC("MlpPolicy", make_env(), **{**small(), "buffer_size": 200})
+    model.learn(steps)
+    model.sampler = Wrong(index, 1.0)
+    with pytest.raises(ValueError, match=r"Wrong\.draw must return transitions that the buffer"):
+        model.replay_view.draw(4, Clock(0, 1, 1.0))
