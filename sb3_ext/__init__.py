@@ -29,6 +29,8 @@ FRAMEWORK = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__all__":  # for `from sb3_ext import *`; a stranger's plugin must not break that
+        return sorted({*FRAMEWORK, *_claimed("ok", own=True)})
     # Python and its tools ask modules for many private names; none of them is a plugin.
     if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -67,12 +69,13 @@ def __dir__() -> list[str]:
     )
 
 
-def _claimed(*statuses: str) -> set[str]:
+def _claimed(*statuses: str, own: bool = False) -> set[str]:
     from sb3_ext import registry
 
     return {
         name
         for row in registry.plugins()
         if row.spec and not row.disabled and (not statuses or row.status in statuses)
+        if not own or row.distribution == registry.OWN_DISTRIBUTION
         for name in row.spec.targets
     }

@@ -28,7 +28,7 @@ from sb3_ext.discovery import (
     make_row,
     with_clashes,
 )
-from sb3_ext.spec import Kind, PluginSpec
+from sb3_ext.spec import DOORS, Kind, PluginSpec
 
 __all__ = [
     "GROUP",
@@ -89,9 +89,11 @@ def find(name: str, kind: Kind | None = None) -> tuple[Plugin, PluginSpec]:
             f"plugin {name!r} (from {row.source}) could not be loaded: {row.cause}"
         ) from row.cause
     if kind is not None and row.spec.kind != kind:
+        door = DOORS.get(row.spec.kind)
+        use = f" It goes into an algorithm, as {door}={row.spec.name!r}." if door else ""
         raise UnknownPluginError(
             f"{name!r} (from {row.source}) is of kind {row.spec.kind}; "
-            f"here a plugin of kind {kind} is needed. Installed: {_names(kind)}."
+            f"here a plugin of kind {kind} is needed.{use} Installed: {_names(kind)}."
         )
     return row, row.spec
 

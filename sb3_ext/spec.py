@@ -22,6 +22,9 @@ API_VERSION = 1
 Kind: TypeAlias = Literal["algorithm", "sampler", "weighting"]
 Option: TypeAlias = bool | int | float | str | None
 
+DOORS: dict[Kind, str] = {"sampler": "replay", "weighting": "weighting"}
+"""The argument of an algorithm that takes a part of each kind."""
+
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 _TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 

@@ -7,6 +7,8 @@ import pytest
 import sb3_ext
 from sb3_ext import cli, registry
 from sb3_ext.discovery import Plugin
+from sb3_ext.losses import LOSSES
+from sb3_ext.options import CRITIC_LOSSES
 from sb3_ext.signatures import own_arguments
 from sb3_ext.spec import Choice, Float, Int, Paper, PluginSpec
 
@@ -198,6 +200,19 @@ def test_info_on_a_sampler_says_how_it_is_used(capsys):
     told = capsys.readouterr().out
     assert "use           SAC(..., replay='per'), or --set replay=per" in told
     assert "also          from sb3_ext import PrioritizedReplayBuffer" in told
+
+
+@pytest.mark.parametrize("name", ["pal", "PAL"])
+def test_losses_are_listed_and_explained(capsys, monkeypatch, name):
+    assert tuple(LOSSES) == CRITIC_LOSSES
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert cli.main(["list"]) == 0
+    assert "for critic_loss=: mse, huber, pal" in capsys.readouterr().out
+    assert cli.main(["info", name]) == 0
+    told = capsys.readouterr().out
+    assert "PAL (pal), loss of the critic" in told
+    assert "use           SAC(..., critic_loss='pal'), or --set critic_loss=pal" in told
+    assert "min_priority = 1.0" in told
 
 
 def test_info_on_a_sampler_s_replay_buffer_shows_the_sampler_s_options(capsys):

@@ -50,6 +50,13 @@ def test_dir_lists_every_public_name_and_nothing_that_merely_got_imported():
     assert not {"Any", "importlib", "difflib"} & set(dir(sb3_ext))
 
 
+def test_a_star_brings_what_is_ours_and_leaves_strangers_plugins_alone(plugin):
+    brought: dict = {}
+    exec("from sb3_ext import *", brought)
+    assert set(stub()) == set(brought) - {"__builtins__"}
+    assert brought["SAC"] is sb3_ext.SAC
+
+
 def test_a_plugin_is_imported_by_its_public_name_only(plugin):
     from sb3_ext import Local
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from sb3_ext import registry
-from sb3_ext.spec import Atom, Choice, Float, PluginSpec
+from sb3_ext.spec import DOORS, Atom, Choice, Float, PluginSpec
 
 if TYPE_CHECKING:
     import optuna
@@ -20,16 +20,24 @@ __all__ = ["suggest"]
 
 
 def suggest(
-    trial: "optuna.trial.BaseTrial", algorithm: type | str, only: Iterable[str] | None = None
+    trial: "optuna.trial.BaseTrial", plugin: type | str, only: Iterable[str] | None = None
 ) -> dict[str, Any]:
-    """Keyword arguments for `algorithm` (a class or a plugin's name), drawn by `trial`.
+    """What `trial` draws from the search space of `plugin` (a class or a plugin's name).
+
+    Of an algorithm: keyword arguments, `LFIWSAC("MlpPolicy", env, **suggest(trial, LFIWSAC))`; a
+    dotted key (`replay.alpha`) is returned as it stands. Of a sampler or a weighting: what
+    `replay=` or `weighting=` takes, with its name, `SAC(..., replay=suggest(trial, "per"))`; in the
+    study its parameters are called `per.alpha`, so that they meet no others.
 
     `only` keeps the search to some of the declared hyperparameters; the others stay at their
-    defaults. A dotted key (`replay.alpha`) is returned as it stands.
+    defaults.
     """
-    spec = _spec(algorithm)
+    spec = _spec(plugin)
     names = spec.search_space if only is None else _checked(only, spec)
-    return {name: _draw(trial, name, spec.search_space[name]) for name in names}
+    part = spec.kind in DOORS
+    prefix = f"{spec.name}." if part else ""
+    drawn = {name: _draw(trial, prefix + name, spec.search_space[name]) for name in names}
+    return {"name": spec.name, **drawn} if part else drawn
 
 
 def _draw(trial: "optuna.trial.BaseTrial", key: str, atom: Atom) -> Any:
@@ -40,16 +48,16 @@ def _draw(trial: "optuna.trial.BaseTrial", key: str, atom: Atom) -> Any:
     return trial.suggest_int(key, atom.low, atom.high, step=atom.step, log=atom.log)
 
 
-def _spec(algorithm: type | str) -> PluginSpec:
-    if isinstance(algorithm, str):
-        return registry.spec(algorithm, kind="algorithm")
-    found = registry.spec_of(algorithm)
-    if found is None or found.kind != "algorithm":
-        names = ", ".join(
-            sorted(key for key, spec in registry.public_names().items() if spec.kind == "algorithm")
-        )
+def _spec(plugin: type | str) -> PluginSpec:
+    if isinstance(plugin, str):
+        return registry.spec(plugin)
+    found = registry.spec_of(plugin)
+    if found is None:
+        made = registry.spec_of(type(plugin))
+        hint = f"; give its class or its name, {made.name!r}" if made else ""
+        names = ", ".join(sorted(registry.public_names()))
         raise ValueError(
-            f"algorithm must be one that declares a search space, got {algorithm!r}; "
+            f"plugin must be one that declares a search space, got {plugin!r}{hint}; "
             f"declared: {names}"
         )
     return found

@@ -27,8 +27,8 @@ class EmphasizeRecent:
     :param cycle: what a round of updates is. ``"auto"``: one call of ``train`` where that does 16
         updates or more (the paper's, as with ``train_freq=(1, "episode")``), and else a virtual
         round as long as the mean of the last episodes; ``"round"``: always one call of ``train``;
-        an integer: so many updates; ``"age"``: no rounds, each draw has a window of its own, which
-        gives the same law
+        an integer >= 2: so many updates; ``"age"``: no rounds, each draw has a window of its own,
+        which gives the same law
     :param size: N of the paper: ``"capacity"`` of the buffer (as the authors' code has it: early in
         training most windows hold all there is), or its ``"current"`` size
     :param inner: who draws within the window: another sampler's config, name (``"per"``) or
@@ -94,8 +94,8 @@ _LAWS: dict[str, Law] = {
     "eta_end": maybe(between(0, 1, low_open=True)),
     "c_min": INTEGER,
     "cycle": (
-        lambda value: value in ("auto", "round", "age") or is_integer(value),
-        "'auto', 'round', 'age' or an integer >= 1",
+        lambda value: value in ("auto", "round", "age") or (is_integer(value) and value > 1),
+        "'auto', 'round', 'age' or an integer >= 2 (a round of one update sees all, always)",
     ),
     "size": one_of("capacity", "current"),
 }

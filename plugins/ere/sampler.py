@@ -54,6 +54,8 @@ class RecentSampler(Sampler):
         self._running = np.zeros(buffer.n_envs, dtype=np.int64)
         self._lengths: deque[int] = deque(maxlen=_EPISODES)
         self._metrics: dict[str, float] = {}
+        self._warned = config.eta == 1 and config.eta_end in (None, 1)  # it was asked for
+        self._foretold = False  # a stock class says nothing when training starts
 
     # -- what the loop calls -----------------------------------------------------------------
 
@@ -66,7 +68,9 @@ class RecentSampler(Sampler):
         size = full if self.config.size == "capacity" else window.size
         if self.config.cycle == "age" and self.inner is None:
             return self._draw_ages(n, window, size, eta)
-        newest = window.newest(window_size(*self._position(clock), size, eta, self.config.c_min))
+        newest = window.newest(
+            window_size(*self._position(clock, window), size, eta, self.config.c_min)
+        )
         self._metrics = {"ere/eta": eta, "ere/window": float(newest.size)}
         if self.inner is not None:
             return self.inner.draw(n, newest, clock)
@@ -89,19 +93,11 @@ class RecentSampler(Sampler):
             self.inner.observe(indices, td_error)
 
     def training_starts(self, window: Window, timesteps: int) -> None:
-        """Warn if this call of ``learn`` ends before any window is smaller than the buffer."""
-        if self.config.size == "current" or self.config.eta == 1:
-            return
-        room = window.capacity * window.n_envs
-        smallest = window_size(1, 1, room, self.config.eta, 1)  # c_min is smaller, or was chosen
-        reached = min(window.size + timesteps, room)
-        if smallest >= reached:
-            warnings.warn(
-                "ERE draws uniformly in this call of learn: its smallest window is "
-                f"{smallest} transitions (of a buffer_size of {room}), and the replay buffer ends "
-                f"with {reached}. Set size='current', or lower buffer_size to what will be filled",
-                stacklevel=2,
-            )
+        """Warn, once, if this call of ``learn`` ends before any window leaves something out."""
+        self._foretold = True
+        reached = min(window.size + timesteps, window.capacity * window.n_envs)
+        when = f"in this call of learn, which ends with {reached} transitions in the replay buffer"
+        self._warn_if_whole(window, reached, when)
 
     def episodes_begin(self) -> None:
         """The episodes under way were cut off."""
@@ -141,17 +137,43 @@ class RecentSampler(Sampler):
 
     # -- the parts ---------------------------------------------------------------------------
 
-    def _position(self, clock: Clock) -> tuple[float, float]:
+    def _warn_if_whole(self, window: Window, held: int, when: str) -> None:
+        """Say once that no window leaves anything out while so many transitions are held."""
+        full = window.capacity * window.n_envs
+        size = full if self.config.size == "capacity" else held
+        shrunk = window_size(1, 1, size, min(self.config.eta, self.config.eta_end or 1.0), 1)
+        if self.config.c_min >= max(shrunk, held):
+            self._warn(f"{when}: no window is smaller than c_min={self.config.c_min}. Lower c_min")
+        elif shrunk >= held:
+            self._warn(
+                f"{when}: its smallest window is {shrunk} transitions (of a buffer_size of {full})."
+                " Set size='current', or lower buffer_size to what will be filled"
+            )
+
+    def _warn(self, told: str) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(f"ERE draws uniformly {told}", stacklevel=4)
+
+    def _position(self, clock: Clock, window: Window) -> tuple[float, float]:
         """Update k and length K of the round that this draw is in."""
         if self.config.cycle == "age":  # one window for the batch, since its inner draws from one
             return float(self.rng.random()), 1.0
         whole = self.config.cycle == "auto" and clock.n_updates >= _SHORTEST_ROUND
+        if self.config.cycle == "round" and clock.n_updates == 1:
+            self._warn(
+                "under cycle='round' while a call of train does one update, which sees all. Set "
+                "cycle='auto', or train_freq=(1, 'episode') and gradient_steps=-1"
+            )
         if self.config.cycle == "round" or whole:
             return clock.update, clock.n_updates
         position = self.k, self.round
         self.k += 1
         if self.k >= self.round:
             self.k, self.round = 0, self._next_round()
+            if not self._foretold:
+                when = f"until now, with {window.size} transitions in the replay buffer"
+                self._warn_if_whole(window, window.size, when)
         return position
 
     def _next_round(self) -> int:

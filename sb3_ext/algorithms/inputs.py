@@ -12,16 +12,15 @@ from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_ext import registry
 from sb3_ext.errors import NonFiniteError
+from sb3_ext.losses import LOSSES
 from sb3_ext.signatures import require_known
-from sb3_ext.spec import Kind
+from sb3_ext.spec import DOORS, Kind
 
 if TYPE_CHECKING:
     from sb3_ext.algorithms.saving import Saving
 
 # What it is, its values, and which environment they are of (None: one row for each).
 _Part = tuple[str, np.ndarray, int | None]
-
-_DOORS: dict[Kind, str] = {"sampler": "replay", "weighting": "weighting"}
 
 
 def check_env(env: GymEnv | str | None, algorithm: type[Saving], verbose: int = 0) -> GymEnv | None:
@@ -70,19 +69,36 @@ def resolve_config(kind: Kind, value: Any) -> Any:
         name = options.pop("name", None)
         if not isinstance(name, str):
             raise TypeError(
-                f"{_DOORS[kind]}= as a mapping must have a 'name', got the keys {sorted(value)}"
+                f"{DOORS[kind]}= as a mapping must have a 'name', got the keys {sorted(value)}"
             )
-        config = registry.load(name, kind=kind)
-        require_known(config, options, where=f"{_DOORS[kind]}={name!r}")
+        config = _load_config(kind, name)
+        require_known(config, options, where=f"{DOORS[kind]}={name!r}")
         return config(**options)
     if isinstance(value, type) or not callable(getattr(value, "build", None)):
         made = isinstance(value, type) and callable(getattr(value, "build", None))
         hint = f"; did you mean {value.__name__}()?" if made else ""
+        if any(value is loss or type(value) is loss for loss in LOSSES.values()):
+            hint = ": a loss is given as critic_loss="
         raise TypeError(
-            f"{_DOORS[kind]}= takes a config object (with a build method), a registered name, or "
+            f"{DOORS[kind]}= takes a config object (with a build method), a registered name, or "
             f"a mapping with a 'name', got {value!r}{hint}"
         )
     return value
+
+
+def _load_config(kind: Kind, name: str) -> Any:
+    """The config's class; two kinds of names that mean something else are answered."""
+    try:
+        return registry.load(name, kind=kind)
+    except registry.UnknownPluginError:
+        door = DOORS[kind]
+        if name.lower() in ("uniform", "none"):
+            told = f"no {kind} is needed for {name!r}: leave {door}= out, or give None (YAML: null)"
+        elif name.lower() in LOSSES:
+            told = f"{name!r} is a loss and no {kind}: give it as critic_loss={name.lower()!r}"
+        else:
+            raise
+        raise registry.UnknownPluginError(told) from None
 
 
 def plain_config(config: Any) -> Any:

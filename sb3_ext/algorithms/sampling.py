@@ -17,6 +17,7 @@ from sb3_ext.algorithms.inputs import build_part, plain_config, resolve_config
 from sb3_ext.replay.buffers import SamplerReplayBuffer, plain_buffer
 from sb3_ext.replay.sampler import Sampler, SamplerConfig
 from sb3_ext.replay.storage import Replay
+from sb3_ext.signatures import constructor_arguments
 
 #: Attribute of a saved replay buffer.
 SAMPLER_STATE = "sb3_ext_sampler"
@@ -85,6 +86,14 @@ class Sampling(OffPolicyAlgorithm):
             raise TypeError(
                 f"{', '.join(stray)} in replay_buffer_kwargs is for the sampler: write it into "
                 f"replay=, as in replay={{'name': {self.replay['name']!r}, {stray[0]!r}: ...}}"
+            )
+        known = constructor_arguments(NStepReplayBuffer)
+        if self.replay_buffer_class is None and (
+            stray := [name for name in self.replay_buffer_kwargs if name not in known]
+        ):
+            raise TypeError(
+                f"replay_buffer_kwargs got {stray[0]!r}, which SB3's replay buffer does not take; "
+                "a sampler's options go into replay=, as in replay={'name': 'per', 'alpha': 0.7}"
             )
 
     def make_sampler(self) -> None:

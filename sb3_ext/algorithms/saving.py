@@ -16,6 +16,7 @@ from sb3_ext.algorithms import checkpoints
 from sb3_ext.algorithms.inputs import check_env, plain_config, resolve_config
 from sb3_ext.algorithms.sampling import HINDSIGHT, Sampling
 from sb3_ext.losses import plain_loss, resolve_loss
+from sb3_ext.replay.buffers import SamplerReplayBuffer
 from sb3_ext.signatures import own_arguments, require_known
 from sb3_ext.weighting import Weighting
 
@@ -105,6 +106,9 @@ class Saving(Sampling):
         cls.check_arguments(kwargs, f"{cls.__name__}.load", saved=summary.attributes)
         made: Any = check_env(env, cls)
         kwargs = cls.inherit_weighting(summary.weighting, kwargs)
+        chosen = kwargs.get("replay_buffer_class")
+        if isinstance(chosen, type) and not issubclass(chosen, SamplerReplayBuffer):
+            kwargs.setdefault("replay", None)  # it draws by itself, whatever the zip says
         if "replay" in kwargs:
             kwargs["replay_given"] = True  # it wins over a sampler's buffer class in the zip
             kwargs["replay"] = plain_config(resolve_config("sampler", kwargs["replay"]))

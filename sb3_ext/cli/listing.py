@@ -10,9 +10,10 @@ from sb3_ext import catalog, registry
 from sb3_ext.cli.parsing import add_command
 from sb3_ext.cli.tables import print_table
 from sb3_ext.errors import UsageError
+from sb3_ext.options import CRITIC_LOSSES
 from sb3_ext.registry import Plugin, PluginError, UnknownPluginError
 from sb3_ext.signatures import constructor_arguments, own_arguments
-from sb3_ext.spec import Atom, Choice
+from sb3_ext.spec import DOORS, Atom, Choice
 
 
 def add_parsers(commands: Any) -> None:
@@ -22,7 +23,7 @@ def add_parsers(commands: Any) -> None:
     info = add_command(
         commands,
         "info",
-        "show one plugin, or an algorithm of SB3, with its arguments",
+        "show one plugin, a loss, or an algorithm of SB3, with its arguments",
         examples=("info LFIWSAC", "info PPO", "info contrib:TQC"),
     )
     info.add_argument("name", metavar="NAME", help="LFIWSAC or lfiw_sac; PPO; contrib:TQC")
@@ -39,6 +40,8 @@ def _list(_: argparse.Namespace) -> int:
     print_table(
         header, rows, wraps="summary", styles=[styles.get(row[3], "yellow") for row in rows]
     )
+    if sys.stdout.isatty():  # else each line is a plugin
+        print(f"\nand for critic_loss=: {', '.join(CRITIC_LOSSES)} (sb3-ext info pal)")
     return 0
 
 
@@ -51,6 +54,8 @@ def _cells(row: Plugin) -> tuple[str, ...]:
 
 
 def _info(arguments: argparse.Namespace) -> int:
+    if arguments.name.lower() in CRITIC_LOSSES:
+        return _info_on_loss(arguments.name.lower())
     try:
         row, spec = registry.find(arguments.name)
     except UnknownPluginError as error:
@@ -84,7 +89,7 @@ def _info(arguments: argparse.Namespace) -> int:
         f"distribution  {row.source}",
         f"status        {'broken' if fault else row.status}",
     ]
-    door = {"sampler": "replay", "weighting": "weighting"}.get(spec.kind)
+    door = DOORS.get(spec.kind)
     if door:
         lines.append(f"use           SAC(..., {door}={spec.name!r}), or --set {door}={spec.name}")
     for one in list(spec.targets)[1:]:
@@ -121,6 +126,20 @@ def _info_on_stock(name: str, cls: type) -> int:
     print(f"{cls.__name__} ({name}), algorithm of {module}\n")
     print(f"import        from {module} import {cls.__name__}\n\narguments")
     _print_parameters(list(constructor_arguments(cls).values()))
+    return 0
+
+
+def _info_on_loss(name: str) -> int:
+    from sb3_ext.losses import LOSSES
+
+    loss = LOSSES[name]
+    told = (inspect.getdoc(loss) or "").partition("\n\n")[0]
+    print(f"{loss.__name__} ({name}), loss of the critic\n{' '.join(told.split())}\n")
+    print(f"import        from sb3_ext import {loss.__name__}")
+    print(f"use           SAC(..., critic_loss={name!r}), or --set critic_loss={name}")
+    parameters = list(constructor_arguments(loss).values())
+    print(f"\n{'arguments' if parameters else 'no arguments of its own'}")
+    _print_parameters(parameters)
     return 0
 
 

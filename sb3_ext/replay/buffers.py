@@ -90,6 +90,12 @@ class DrawingReplayBuffer(SamplerReplayBuffer):
         handle_timeout_termination: bool = True,
         **options: Any,
     ) -> None:
+        if "n_steps" in options:
+            raise TypeError(
+                f"{type(self).__name__} sums no rewards under a class of stable_baselines3 or "
+                f"sb3_contrib, got n_steps={options['n_steps']!r}: take the class of the same name "
+                f"from sb3_ext, with n_steps={options['n_steps']!r} among its own arguments"
+            )
         config, _ = self.split(options)
         plain: Any = DictReplayBuffer if isinstance(self, DictReplayBuffer) else ReplayBuffer
         plain.__init__(

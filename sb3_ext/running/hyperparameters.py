@@ -10,6 +10,7 @@ import numpy as np
 import torch as th
 import yaml
 from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import (
     ActionNoise,
     NormalActionNoise,
@@ -18,8 +19,9 @@ from stable_baselines3.common.noise import (
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ext import registry
 from sb3_ext.errors import UsageError
-from sb3_ext.signatures import constructor_arguments, require_known
+from sb3_ext.signatures import HOSTS, constructor_arguments, require_known
 
 #: Arguments with a number as default that also take a schedule, or a number and its unit.
 NUMBERS_OR_MORE = frozenset({"learning_rate", "clip_range", "train_freq"})
@@ -91,7 +93,8 @@ def constructor_values(cls: type, given: Mapping[str, Any], env: VecEnv) -> dict
 
     ``lin_3e-4`` is a schedule that falls to zero, as in RL Zoo; ``train_freq: [1, episode]`` a
     pair; ``action_noise: {type: normal, std: 0.1}`` SB3's noise; ``policy_kwargs.activation_fn:
-    tanh`` and ``replay_buffer_class: HerReplayBuffer`` classes, from lists of known ones.
+    tanh`` and ``replay_buffer_class: HerReplayBuffer`` classes, from lists of known ones (a
+    plugin's replay buffers are known).
 
     :raises UsageError: for an unknown argument, with the near miss, or a value of no meaning
     """
@@ -117,7 +120,7 @@ def constructor_values(cls: type, given: Mapping[str, Any], env: VecEnv) -> dict
         values["policy_kwargs"] = kwargs
     if values.get("replay_buffer_class") is not None:
         values["replay_buffer_class"] = _one_of(
-            BUFFERS, values["replay_buffer_class"], "replay_buffer_class"
+            BUFFERS | _plugin_buffers(), values["replay_buffer_class"], "replay_buffer_class"
         )
     return values  # type: ignore[no-any-return]
 
@@ -130,6 +133,12 @@ def require_arguments(cls: type, given: Mapping[str, Any]) -> None:
     try:
         require_known(cls, given, where=cls.__name__)
     except TypeError as error:
+        ours = cls.__module__.partition(".")[0] in HOSTS and _ours(cls.__name__)
+        if ours and (more := [one for one in given if one in constructor_arguments(ours)]):
+            raise UsageError(
+                f"{error}; the {cls.__name__} of sb3-ext takes {', '.join(more)}: name it without "
+                "the sb3: or contrib: in front"
+            ) from error
         raise UsageError(str(error)) from error
     defaults = {name: one.default for name, one in constructor_arguments(cls).items()}
     for name, value in given.items():
@@ -156,6 +165,23 @@ def _schedule(name: str, text: str) -> LinearSchedule:
     except ValueError:
         pass
     raise UsageError(f"{name} must be a number, or lin_ and a number (falls to 0), got {text!r}")
+
+
+def _ours(name: str) -> Any:
+    """The plugin of the same name as a stock algorithm, or None."""
+    found = registry.public_names().get(name)
+    return registry.load(name) if found and found.kind == "algorithm" else None
+
+
+def _plugin_buffers() -> dict[str, Any]:
+    """The replay buffer classes that stand beside samplers, by name."""
+    specs = [one for one in registry.public_names().values() if one.kind == "sampler" and one.also]
+    beside = {name: registry.load(name) for one in specs for name in list(one.targets)[1:]}
+    return {
+        name: made
+        for name, made in beside.items()
+        if isinstance(made, type) and issubclass(made, ReplayBuffer)
+    }
 
 
 def _one_of(known: Mapping[str, Any], name: Any, where: str) -> Any:

@@ -14,7 +14,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from sb3_ext import DQN, LFIWDQN, LFIWSAC, LFIWTD3, QRDQN, SAC, TD3, TQC, CrossQ
+from sb3_ext import DQN, LFIWDQN, LFIWSAC, LFIWTD3, PAL, QRDQN, SAC, TD3, TQC, CrossQ
 from sb3_ext.errors import NonFiniteError
 from sb3_ext.replay.sampler import Drawn, Sampler
 from sb3_ext.testing.environments import kit_env
@@ -86,6 +86,13 @@ def test_an_unknown_engine_is_refused() -> None:
         ({"weighting": dict}, TypeError, "weighting= takes"),
         ({"replay": "lfiw"}, Exception, "sampler"),
         ({"replay": 3.5}, TypeError, "replay= takes a config object"),
+        ({"replay": "pal"}, LookupError, "is a loss and no sampler: give it as critic_loss='pal'"),
+        ({"weighting": "Huber"}, LookupError, "give it as critic_loss='huber'"),
+        ({"replay": PAL()}, TypeError, "a loss is given as critic_loss="),
+        ({"replay": "uniform"}, LookupError, "leave replay= out, or give None"),
+        ({"weighting": "none"}, LookupError, "leave weighting= out, or give None"),
+        ({"replay": "lfiw"}, LookupError, "goes into an algorithm, as weighting='lfiw'"),
+        ({"replay_buffer_kwargs": {"alpha": 1}}, TypeError, "got 'alpha', .* go into replay=, as"),
     ],
 )
 def test_doors_refuse_what_is_no_config(doors: Any, error: Any, sentence: str) -> None:
@@ -306,6 +313,33 @@ def test_a_sampler_is_told_what_a_loaded_buffer_holds(tmp_path: Any) -> None:
     fresh.load_replay_buffer(tmp_path / "b")
     assert fresh.sampler.known == list(range(30))
     fresh.learn(20)
+
+
+class Answers(Wrong):
+    """Its answer need not even be of the right kind."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def draw(self, n: int, window: Any, clock: Any) -> Any:
+        return self.answer(n)
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (np.arange, r"Answers\.draw must return sb3_ext\.Drawn\(indices, weights\), got ndarray"),
+        (lambda n: Drawn(list(range(n))), "must return 8 indices in a NumPy array .*, got list"),
+        (lambda n: Drawn(th.arange(n)), "must return 8 indices in a NumPy array .*, got Tensor"),
+        (lambda n: Drawn(np.arange(n - 1)), r"must return 8 indices .*, got int64 \[7\]"),
+        (lambda n: Drawn(np.zeros((n, 1), int)), r"must return 8 indices .*, got int64 \[8, 1\]"),
+        (lambda n: Drawn(np.zeros(n)), r"must return 8 indices .*, got float64 \[8\]"),
+    ],
+)
+def test_the_kind_of_a_samplers_answer_is_checked(answer: Any, sentence: str) -> None:
+    model = SAC("MlpPolicy", make_env(), replay=Answers(answer), **{**small(), "batch_size": 8})
+    with pytest.raises(TypeError, match=sentence):
+        model.learn(30)
 
 
 @pytest.mark.parametrize("index", [-1, 200, 10**6])

@@ -193,6 +193,15 @@ def test_replay_wins_over_the_class_in_a_stock_zip(tmp_path, replay):
     assert sb3_ext.SAC.load(tmp_path / "ours").replay == model.replay
 
 
+@pytest.mark.parametrize("chosen", [ReplayBuffer, NStepReplayBuffer])
+def test_a_buffer_class_for_load_takes_the_place_of_a_saved_sampler(tmp_path, chosen):
+    sac("per").save(tmp_path / "model")
+    model = sb3_ext.SAC.load(tmp_path / "model", env=make_env(), replay_buffer_class=chosen)
+    assert (model.replay, model.sampler) == (None, None)
+    model.learn(40)
+    assert sb3_ext.SAC.load(tmp_path / "model").replay["name"] == "per"
+
+
 def test_the_class_takes_sb3_s_arguments_by_position():
     env = make_env(n_envs=2)
     spaces = (env.observation_space, env.action_space)
@@ -231,7 +240,7 @@ def test_a_default_that_shrank_is_saved_as_it_was_used(tmp_path):
 
 
 def test_an_episode_that_was_cut_off_by_a_reset_is_not_counted_on():
-    model = sac({"name": "ere", "c_min": 10})
+    model = sac({"name": "ere", "c_min": 5})
     model.learn(10)  # in mid-episode
     model.set_env(make_env())
     model.learn(200)

@@ -19,6 +19,9 @@ SMALL = ["--set", "policy_kwargs.net_arch=[8]", "--set", "learning_starts=30", "
 LFIW = [*SMALL, "--set", "fast_buffer_size=60", "--set", "ratio_net_arch=[8]"]
 
 
+BUFFER, PER = "replay_buffer_class", "PrioritizedReplayBuffer"
+
+
 def train(*words: str) -> int:
     return cli.main(["train", *words])
 
@@ -74,6 +77,8 @@ def test_a_run_leaves_all_that_reproduces_it(capsys):
         ("RecurrentPPO", "CartPole-v1", ["n_steps=32", "batch_size=16"]),
         ("ARS", "CartPole-v1", ["n_delta=1"]),
         ("SAC", "Pendulum-v1", ["weighting.name=lfiw", "weighting.fast_buffer_size=40"]),
+        ("SAC", "Pendulum-v1", [f"{BUFFER}={PER}", "replay_buffer_kwargs.alpha=0.5"]),
+        ("sb3:SAC", "Pendulum-v1", [f"{BUFFER}=EREReplayBuffer", "replay_buffer_kwargs.c_min=9"]),
     ],
 )
 def test_every_algorithm_can_be_named(algorithm, env, settings):
@@ -115,6 +120,10 @@ def test_normalisation_is_found_again(capsys):
         (["SAC", "--env", "Pendulum-v1", "--policy", "MlpPolcy"], "did you mean MlpPolicy?"),
         (["SAC", "--env", "Pendulum-v1", "--policy", "x"], "it has MlpPolicy, CnnPolicy"),
         (["Zzzz", "--env", "Pendulum-v1"], "known are "),
+        (["per", "--env", "Pendulum-v1"], "into an algorithm, as replay='per'"),
+        (["sb3:SAC", "--env", "Pendulum-v1", "--set", "replay=per"], "name it without the sb3:"),
+        (["SAC", "--env", "Pendulum-v1", "--set", f"{BUFFER}=PERBuffer"], "EREReplayBuffer, Prio"),
+        (["sb3:SAC", "--env", "Pendulum-v1", "--set", f"{BUFFER}={PER}"], "take the class of the"),
         (["SAC"], "give --env, or a --config that does"),
         (["--resume", "nowhere"], "nowhere holds no run of `sb3-ext train`"),
         (["SAC", "--resume", "nowhere"], "may be given with it, not ALGO"),

@@ -1,7 +1,9 @@
 import optuna
 import pytest
 
+import sb3_ext
 from sb3_ext import registry, tuning
+from sb3_ext.algorithms.inputs import resolve_config
 from sb3_ext.spec import Choice, Float, Int, PluginSpec
 
 
@@ -72,12 +74,25 @@ def test_a_bare_string_for_only_is_not_read_letter_by_letter():
 def test_a_class_without_a_spec_is_refused_in_words():
     with pytest.raises(ValueError, match=r"declares a search space, got <class 'dict'>"):
         tuning.suggest(optuna.trial.FixedTrial({}), dict)
+    with pytest.raises(ValueError, match="give its class or its name, 'toy'"):
+        tuning.suggest(optuna.trial.FixedTrial({}), Toy())
 
 
-def test_every_declared_algorithm_of_ours_can_be_drawn():
+def test_a_sampler_s_parameters_keep_apart_from_an_algorithm_s():
+    trial = optuna.trial.FixedTrial({"per.alpha": 0.7, "per.beta": 0.5})
+    for plugin in ("per", "Prioritized", sb3_ext.Prioritized):
+        drawn = tuning.suggest(trial, plugin, only=["alpha", "beta"])
+        assert drawn == {"name": "per", "alpha": 0.7, "beta": 0.5}
+    assert resolve_config("sampler", drawn) == sb3_ext.Prioritized(alpha=0.7, beta=0.5)
+
+
+def test_all_that_is_declared_by_ours_can_be_drawn():
     rows = [row.spec for row in registry.plugins() if row.distribution == registry.OWN_DISTRIBUTION]
-    names = [spec.name for spec in rows if spec and spec.kind == "algorithm"]
-    assert {"sac", "dqn", "crossq", "lfiw_dqn"} <= set(names)
-    for name in names:
+    specs = [spec for spec in rows if spec]
+    assert {"sac", "dqn", "crossq", "lfiw_dqn", "per", "ere", "lfiw"} <= {one.name for one in specs}
+    for spec in specs:
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-        assert tuning.suggest(study.ask(), name)
+        drawn = tuning.suggest(study.ask(), spec.name)
+        assert drawn
+        if spec.kind != "algorithm":
+            assert resolve_config(spec.kind, drawn)

@@ -131,7 +131,9 @@ def test_episodic_training_ends_each_round_on_the_newest():
 
 
 def test_the_cycle_round_always_takes_the_call():
-    assert windows_of(filled(cycle="round"), 3) == [200, 200, 200]
+    with pytest.warns(UserWarning, match="a call of train does one update"):
+        model = filled(cycle="round")
+    assert windows_of(model, 3) == [200, 200, 200]
 
 
 def test_eta_is_annealed_by_the_clock():
@@ -346,6 +348,7 @@ def test_a_killed_run_of_a_stock_class_goes_on_exactly(tmp_path, kind):
         ({"cycle": "round"}, "cycle='round' needs to know which update of a call of train"),
         ({"inner": "per"}, "needs to know TD errors"),
         ({"etta": 0.9}, r"'etta'; did you mean 'eta'\?"),
+        ({"n_steps": 3}, "n_steps=3: take the class of the same name from sb3_ext"),
     ],
 )
 def test_what_a_stock_class_cannot_give_is_refused(options, sentence):
@@ -380,15 +383,6 @@ def test_the_default_c_min_shrinks_with_a_note_and_a_chosen_one_is_kept():
         sb3_ext.SAC("MlpPolicy", "Pendulum-v1", replay="ere")
 
 
-def test_a_run_too_short_for_any_window_is_told():
-    model = sac(EmphasizeRecent(c_min=10), buffer_size=100_000)
-    with pytest.warns(UserWarning, match=r"draws uniformly .* smallest window is 1816 .* with 60"):
-        model.learn(60)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        sac(EmphasizeRecent(c_min=10, size="current"), buffer_size=100_000).learn(60)
-
-
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
@@ -398,6 +392,7 @@ def test_a_run_too_short_for_any_window_is_told():
         (lambda: EmphasizeRecent(c_min=0), "c_min must be an integer >= 1"),
         (lambda: EmphasizeRecent(cycle="epoch"), "cycle must be 'auto', 'round', 'age' or"),
         (lambda: EmphasizeRecent(cycle=0), "cycle must be"),
+        (lambda: EmphasizeRecent(cycle=1), "an integer >= 2 .a round of one update sees all"),
         (lambda: EmphasizeRecent(size="all"), r"size must be one of \('capacity', 'current'\)"),
         (lambda: EmphasizeRecent(inner="perr"), r"did you mean 'per'\?"),
         (lambda: EmphasizeRecent(inner="ere"), "inner must be another sampler than ERE itself"),
