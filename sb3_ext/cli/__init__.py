@@ -4,12 +4,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import EntryPoint, entry_points
 
 from sb3_ext import __version__
 from sb3_ext.cli import doctor, evaluate, listing, new, plot, train
 from sb3_ext.cli.parsing import Parser
 from sb3_ext.errors import CheckpointError, UsageError
-from sb3_ext.registry import PluginError
+from sb3_ext.registry import OWN_DISTRIBUTION, PluginError
 
 EPILOG = """\
 begin with:
@@ -18,6 +19,18 @@ begin with:
   sb3-ext train LFIWSAC --env Pendulum-v1 --steps 5000 --set fast_buffer_size=1000
   sb3-ext COMMAND --help
 """
+
+
+COMMANDS = "sb3_ext.commands"
+"""The entry points of commands that stand above the framework, such as ``tune``: each is a function
+that adds its parser, in a module that imports nothing heavy."""
+
+
+def further_commands() -> list[EntryPoint]:
+    """Those of sb3-ext itself, by name; ``sb3_ext`` imports none of their modules."""
+    found = entry_points(group=COMMANDS)
+    own = [one for one in found if one.dist is not None and one.dist.name == OWN_DISTRIBUTION]
+    return sorted(own, key=lambda one: one.name)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     plot.add_parser(commands)
     doctor.add_parser(commands)
     new.add_parser(commands)
+    for command in further_commands():
+        command.load()(commands)
     arguments = parser.parse_args(argv)
     run: Callable[..., int] = arguments.run
     try:
