@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,9 @@ def train(
     progress: bool = False,
     allow_pickle: bool = False,
     callbacks: tuple[BaseCallback, ...] = (),
+    after_evaluation: BaseCallback | None = None,
+    wandb: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
     on_start: Callable[[BaseAlgorithm, ResumableCheckpoint | None], None] | None = None,
 ) -> TrainResult:
     """Train, with all records in ``run_dir``.
@@ -71,6 +74,10 @@ def train(
     :param progress: show SB3's progress bar
     :param allow_pickle: trust ``options.replay_buffer``
     :param callbacks: further ones
+    :param after_evaluation: called after each evaluation, with ``EvalCallback`` as its ``parent``;
+        training stops if it returns False
+    :param wandb: options for ``wandb.init``, where ``options.track`` is ``"wandb"``
+    :param config: plain values to add to ``config.json`` and to W&B's config
     :param on_start: called just before ``learn`` with the model and the checkpointing callback
     :raises UsageError: if something asked for cannot be; nothing is left behind then
     """
@@ -112,15 +119,16 @@ def train(
     shown = [ProgressBarCallback()] if progress else []
     track = Track(
         run.path,
-        wandb=options.track == "wandb",
+        wandb=(wandb or True) if options.track == "wandb" else False,
         tensorboard=options.track != "none",
         save_best=options.save_best,
         video_every=options.video_every,
         video_env=lambda: make_film_env(options),
         resume=resume,
-        config={"options": dataclasses.asdict(options)},
+        config={"options": dataclasses.asdict(options), **(config or {})},
     )
-    listed = [track, *_evaluation(options, run, evaluation_env), *callbacks, *shown]
+    evaluations = _evaluation(options, run, evaluation_env, after_evaluation)
+    listed = [track, *evaluations, *callbacks, *shown]
     if on_start is not None:
         on_start(model, keeping)
     try:
@@ -213,12 +221,15 @@ def _keeping(cls: type, options: TrainOptions, run: RunDirectory) -> ResumableCh
     return ResumableCheckpoint(run.path, every=options.checkpoint_every, keep=options.keep)
 
 
-def _evaluation(options: TrainOptions, run: RunDirectory, env: VecEnv | None) -> list[BaseCallback]:
+def _evaluation(
+    options: TrainOptions, run: RunDirectory, env: VecEnv | None, after: BaseCallback | None
+) -> list[BaseCallback]:
     if env is None:
         return []
     return [
         EvalCallback(
             env,
+            callback_after_eval=after,
             callback_on_new_best=_KeepStatistics(run / "best_model"),
             n_eval_episodes=options.eval_episodes,
             eval_freq=max(1, options.eval_every // options.n_envs),

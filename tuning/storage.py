@@ -1,0 +1,68 @@
+"""Where a study is kept: a file, a database, or a server in front of one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+
+from sb3_ext.errors import UsageError
+
+_SCHEME = re.compile(r"[a-z][a-z0-9+]*://", re.IGNORECASE)
+
+
+def open_storage(where: str | Path) -> BaseStorage:
+    """A storage of Optuna's.
+
+    :param where: the path of a journal file, which several processes of one machine may share; the
+        URL of a database (``sqlite:///study.db``, ``postgresql+psycopg://user@host/db``); or
+        ``grpc://host:port`` of a server that ``optuna.storages.run_grpc_proxy_server`` runs
+    :raises UsageError: if it cannot be reached, with the reason
+    """
+    text = str(where)
+    try:
+        if not _SCHEME.match(text):
+            Path(text).parent.mkdir(parents=True, exist_ok=True)
+            return JournalStorage(JournalFileBackend(text))
+        if text.lower().startswith("grpc://"):
+            return _behind_server(text)
+        return RDBStorage(text, engine_kwargs=_patience(text))
+    except UsageError:
+        raise
+    except ModuleNotFoundError as error:  # a driver of SQLAlchemy's, or grpcio
+        raise UsageError(
+            f"the storage {masked(text)} needs the package {error.name}: pip install {error.name}"
+        ) from error
+    except Exception as error:  # each driver has errors of its own
+        told = " ".join(str(error).split())[:300]
+        raise UsageError(
+            f"the storage {masked(text)} cannot be opened ({type(error).__name__}: {told})"
+        ) from error
+
+
+def masked(where: str | Path) -> str:
+    """The address without its password, to be shown or written."""
+    return re.sub(r"(://[^/:@]*):[^@/]*@", r"\1:***@", str(where))
+
+
+def _patience(url: str) -> dict[str, object]:
+    # Several processes on one SQLite file wait for each other instead of failing.
+    return {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+
+
+def _behind_server(url: str) -> BaseStorage:
+    found = urlsplit(url)
+    if not found.hostname or not found.port:
+        raise UsageError(f"a server is written grpc://host:port, got {url!r}")
+    storage = optuna.storages.GrpcStorageProxy(host=found.hostname, port=found.port)
+    try:
+        storage.wait_server_ready(timeout=10)
+    except Exception as error:
+        raise UsageError(
+            f"no server answers at {url}: start one with optuna.storages.run_grpc_proxy_server"
+        ) from error
+    return storage

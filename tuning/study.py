@@ -1,0 +1,263 @@
+"""A study from its options: made or found again, worked off by one or several processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.exceptions import DuplicatedStudyError
+from optuna.storages import BaseStorage
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from sb3_ext.catalog import find_algorithm
+from sb3_ext.errors import UsageError
+from sb3_ext.tuning.options import TuneOptions, read_study, write_study
+from sb3_ext.tuning.queue import FAILURE, TrialQueue
+from sb3_ext.tuning.storage import masked, open_storage
+from sb3_ext.tuning.trials import DEFAULTS, run_trial
+
+IDENTITY = "sb3_ext"
+"""User attribute of a study: what all of its trials share."""
+
+Told = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class OpenStudy:
+    """A study and what is needed to work on it."""
+
+    options: TuneOptions
+    folder: Path
+    storage: BaseStorage
+    study: Study
+    atoms: dict[str, Any]
+    queue: TrialQueue
+
+
+def create(options: TuneOptions, folder: Path, storage: str | None = None) -> TuneOptions:
+    """Set a study up in a new folder, or check that the folder's is the same.
+
+    :param storage: see ``open_storage``; None for a journal in the folder
+    :return: the options, with canonical names
+    :raises UsageError: for what cannot work, before anything is trained
+    """
+    options = options.resolved()
+    where = storage or str(folder / "study.log")
+    _, cls = find_algorithm(options.algorithm)
+    identity = _plain(options.identity(cls))
+    before = _identity_in(where, options.study)
+    if before is not None:
+        _require_same(before, identity, options.study)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_study(folder, options, masked(where))
+    opened = _open(options, folder, where)
+    opened.study.set_user_attr(IDENTITY, identity)
+    opened.queue.sweep()
+    return options
+
+
+def work(
+    folder: Path, storage: str | None = None, *, ends_at: float | None = None, tell: Told = print
+) -> None:
+    """Do trials of a study until none is waiting; other processes may do so, too.
+
+    :param ends_at: when no further trial is begun, by ``time.time``
+    :param tell: gets a line for each trial
+    :raises UsageError: if the first trials all failed
+    """
+    opened = open_study(folder, storage)
+    while ends_at is None or time.time() < ends_at:
+        trial = opened.queue.claim()
+        if trial is None:
+            return
+        began = time.monotonic()
+        try:
+            with opened.queue.kept_alive(trial):
+                state, value = run_trial(trial, opened.options, opened.atoms, opened.folder)
+        except BaseException:
+            opened.queue.give_up(trial)
+            raise
+        if not opened.queue.finish(trial, state, value):
+            tell(f"trial {trial.number} was given to another process meanwhile; dropped")
+            continue
+        tell(_line(opened.study.get_trials(deepcopy=False)[trial.number], time.monotonic() - began))
+        _require_some_success(opened)
+
+
+def work_together(
+    folder: Path, workers: int, storage: str | None = None, *, ends_at: float | None = None
+) -> None:
+    """The same by several processes, and by this one what is left when they have ended."""
+    if workers > 1:
+        context = multiprocessing.get_context("spawn")
+        processes = [
+            context.Process(
+                target=_work, args=(folder, storage, ends_at), name=f"worker {number}", daemon=False
+            )
+            for number in range(workers)
+        ]
+        for one in processes:
+            one.start()
+        try:
+            for one in processes:
+                one.join()
+        except KeyboardInterrupt:  # the terminal told the workers, too
+            for one in processes:
+                one.join()
+            raise
+        if any(one.exitcode == 2 for one in processes):  # it has said why
+            raise SystemExit(2)
+    open_study(folder, storage).queue.sweep()  # what a worker that died has left
+    work(folder, storage, ends_at=ends_at)
+
+
+def open_study(folder: Path, storage: str | None = None) -> OpenStudy:
+    """A study that was set up before.
+
+    :raises UsageError: if there is none, or its storage cannot be reached
+    """
+    options, kept = read_study(folder)
+    where = storage or kept
+    if "***" in where:
+        raise UsageError(
+            f"the password of {where} is not written down: give --storage again to go on"
+        )
+    return _open(options, folder, where)
+
+
+# -- the parts -------------------------------------------------------------------------------------
+
+
+def _work(folder: Path, storage: str | None, ends_at: float | None) -> None:
+    """A worker process."""
+    quiet_optuna()
+    try:
+        work(folder, storage, ends_at=ends_at, tell=lambda line: print(line, flush=True))
+    except UsageError as error:
+        print(f"sb3-ext: {error}", flush=True)
+        raise SystemExit(2) from error
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def quiet_optuna() -> None:
+    """Optuna's own line for each trial is less than ours, and its news of experiments is noise."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+def _open(options: TuneOptions, folder: Path, where: str) -> OpenStudy:
+    storage = open_storage(where)
+    _, cls = find_algorithm(options.algorithm)
+    atoms, defaults = options.search_space(cls)
+    try:
+        study = optuna.create_study(
+            study_name=options.study,
+            storage=storage,
+            direction="maximize",
+            pruner=make_pruner(options),
+            load_if_exists=True,
+        )
+    except DuplicatedStudyError:  # pragma: no cover - another process was faster
+        study = optuna.load_study(study_name=options.study, storage=storage)
+    queue = TrialQueue(
+        study,
+        storage,
+        options.trials,
+        sampler=lambda number: make_sampler(options, number),
+        first=[defaults] if options.enqueue else [],
+        attributes=[{DEFAULTS: True}] if options.enqueue else [],
+    )
+    return OpenStudy(options, folder, storage, study, atoms, queue)
+
+
+def make_sampler(options: TuneOptions, number: int) -> optuna.samplers.BaseSampler:
+    """A sampler for one trial, with randomness of its own."""
+    seed = int(np.random.SeedSequence([options.seed, number]).generate_state(1)[0])
+    if options.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    return optuna.samplers.TPESampler(seed=seed)
+
+
+def make_pruner(options: TuneOptions) -> optuna.pruners.BasePruner:
+    """The pruner; the first third of a trial's steps is never pruned."""
+    total = options.steps * options.seeds
+    if options.pruner == "none":
+        return optuna.pruners.NopPruner()
+    if options.pruner == "halving":
+        first = max(1, options.steps // 4)
+        return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=2)
+    return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=total // 3)
+
+
+def _identity_in(where: str, name: str) -> dict[str, Any] | None:
+    """What a study of this name is about, if it is there."""
+    storage = open_storage(where)
+    with contextlib.suppress(KeyError):
+        found = optuna.load_study(study_name=name, storage=storage)
+        known = found.user_attrs.get(IDENTITY)
+        if known is None and found.get_trials(deepcopy=False):
+            raise UsageError(
+                f"the study {name!r} in {masked(where)} was not made by sb3-ext tune: choose "
+                "another name"
+            )
+        return known
+    return None
+
+
+def _require_same(before: dict[str, Any], now: dict[str, Any], name: str) -> None:
+    differing = [key for key in now if before.get(key) != now[key]]
+    if differing:
+        key = differing[0]
+        raise UsageError(
+            f"the study {name!r} has {key} {json.dumps(before.get(key))}, and this asks for "
+            f"{json.dumps(now[key])}: their trials cannot be compared. Choose another name for "
+            "--study, or go on with --resume"
+        )
+
+
+def _require_some_success(opened: OpenStudy, first: int = 3) -> None:
+    """A study of which nothing works is stopped before it has spent its budget."""
+    done = [one for one in opened.queue.slots() if one.state.is_finished()]
+    if len(done) >= first and all(one.state == TrialState.FAIL for one in done):
+        raise UsageError(
+            f"the first {len(done)} trials all failed; the last one: "
+            f"{done[-1].user_attrs.get(FAILURE, 'no reason known')}"
+        )
+
+
+def _line(trial: FrozenTrial, seconds: float) -> str:
+    params = ", ".join(f"{name}={_short(value)}" for name, value in trial.params.items())
+    if trial.user_attrs.get(DEFAULTS):
+        params = "the defaults"
+    told = {
+        TrialState.COMPLETE: f"{trial.value:.1f}" if trial.value is not None else "",
+        TrialState.PRUNED: "pruned",
+        TrialState.FAIL: f"failed: {trial.user_attrs.get(FAILURE, '')}",
+    }[trial.state]
+    return f"trial {trial.number}: {told} ({seconds:.0f} s; {params})"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _plain(values: Any) -> Any:
+    """As it comes back from a storage."""
+    return json.loads(json.dumps(values))
+
+
+def best_trials(trials: Sequence[FrozenTrial], number: int) -> list[FrozenTrial]:
+    """The complete trials with the highest scores, best first."""
+    complete = [one for one in trials if one.state == TrialState.COMPLETE and one.value is not None]
+    return sorted(complete, key=lambda one: -float(one.value or 0.0))[:number]
