@@ -7,7 +7,6 @@ beside the defaults, on seeds that nothing was chosen by: only that figure is to
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,22 +74,17 @@ class Finals:
     gap: Interval | None
 
 
-def run_finals(opened: OpenStudy, *, ends_at: float | None, tell: Told) -> Finals | None:
-    """Do what is left of the second stage; other processes may do so, too.
+def work_on_finals(opened: OpenStudy, purpose: str, *, tell: Told = print) -> None:
+    """Do runs of the second stage until none is waiting; other processes may do so, too.
 
-    :return: None if it is not finished: time is up, or other processes are at work on it
+    :param purpose: ``"choosing"``, and when that is done by all, ``"testing"``
     """
-    candidates = _candidates(opened)
-    if not candidates:
-        return None
-    choosing = [(one.of, "choosing") for one in candidates]
-    if not _run(opened, candidates, choosing, "choosing", ends_at=ends_at, tell=tell):
-        return None
-    ranked = _ranked(_with_scores(opened, candidates))
-    testing = [(one, "testing") for one in dict.fromkeys((ranked[0].of, DEFAULT))]
-    if not _run(opened, candidates, testing, "testing", ends_at=ends_at, tell=tell):
-        return None
-    return finals(opened)
+    candidates = _with_scores(opened, _candidates(opened))
+    if purpose == "testing" and candidates:
+        ranked = _ranked(candidates)
+        candidates = [one for one in candidates if one.of in (ranked[0].of, DEFAULT)]
+    if candidates:
+        _run(opened, candidates, purpose, tell=tell)
 
 
 def finals(opened: OpenStudy) -> Finals | None:
@@ -125,21 +119,10 @@ def _study_name(opened: OpenStudy, purpose: str) -> str:
     return f"{opened.options.study}.{purpose}"
 
 
-def _run(
-    opened: OpenStudy,
-    candidates: Sequence[Candidate],
-    wanted: Sequence[tuple[int, str]],
-    purpose: str,
-    *,
-    ends_at: float | None,
-    tell: Told,
-) -> bool:
-    """Work off one part of the second stage, whose trials are single runs.
-
-    :return: whether all of them are finished
-    """
+def _run(opened: OpenStudy, candidates: Sequence[Candidate], purpose: str, *, tell: Told) -> None:
+    """Work off one part of the second stage: a study whose trials are single runs."""
     seeds = opened.options.seeds_for(_PURPOSES[purpose], opened.options.final_seeds)
-    jobs = [{OF: of, SEED: seed, PURPOSE: purpose} for of, _ in wanted for seed in seeds]
+    jobs = [{OF: one.of, SEED: seed, PURPOSE: purpose} for one in candidates for seed in seeds]
     study = optuna.create_study(
         study_name=_study_name(opened, purpose),
         storage=opened.storage,
@@ -149,10 +132,7 @@ def _run(
     queue = JobQueue(study, opened.storage, jobs)
     queue.sweep()
     drawn = {one.of: one.params for one in candidates}
-    while ends_at is None or time.time() < ends_at:
-        trial = queue.claim()
-        if trial is None:
-            break
+    while (trial := queue.claim()) is not None:
         job = trial.user_attrs
         try:
             with queue.kept_alive(trial):
@@ -164,7 +144,6 @@ def _run(
             name = "defaults" if job[OF] == DEFAULT else f"trial {job[OF]}"
             told = f"{value:.1f}" if value is not None else "failed"
             tell(f"{purpose}: {name}, seed {job[SEED]}: {told}")
-    return all(one.state.is_finished() for one in queue.slots())
 
 
 def _run_job(

@@ -36,7 +36,7 @@ class TuneOptions:
     :param study: its name; letters, digits, ``.``, ``_`` and ``-``
     :param trials: how many; failed ones count, those whose process died do not
     :param steps: environment steps of each run
-    :param seeds: runs of a trial, each with a seed of its own, the same for all trials; their median
+    :param seeds: runs of a trial, each with a seed of its own, the same for all trials; the median
         is its score
     :param hyperparameters: arguments of the algorithm that are not searched
     :param space: which hyperparameters to search; None: all that are declared
@@ -49,7 +49,8 @@ class TuneOptions:
     :param top: how many of the best trials are run again beside the defaults; 0: no second stage
     :param final_seeds: fresh seeds of each of them, and as many again of the one that is chosen
     :param seed: of the sampler and of all runs
-    :param timeout: seconds after which no trial is begun; None for no limit
+    :param timeout: seconds after which no trial is begun; None for no limit. What runs is finished,
+        and the second stage comes on top
     :param trial_timeout: seconds after which a trial fails; None for no limit
     :param env_kwargs: passed to ``gymnasium.make``
     :param policy: by default what fits the observations

@@ -1,10 +1,9 @@
-"""A study from its options: made or found again, worked off by one or several processes."""
+"""A study from its options: made or found again, and worked on."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -66,16 +65,13 @@ def create(options: TuneOptions, folder: Path, storage: str | None = None) -> Tu
     return options
 
 
-def work(
-    folder: Path, storage: str | None = None, *, ends_at: float | None = None, tell: Told = print
-) -> None:
+def work(opened: OpenStudy, *, ends_at: float | None = None, tell: Told = print) -> None:
     """Do trials of a study until none is waiting; other processes may do so, too.
 
     :param ends_at: when no further trial is begun, by ``time.time``
     :param tell: gets a line for each trial
     :raises UsageError: if the first trials all failed
     """
-    opened = open_study(folder, storage)
     while ends_at is None or time.time() < ends_at:
         trial = opened.queue.claim()
         if trial is None:
@@ -94,33 +90,6 @@ def work(
         _require_some_success(opened)
 
 
-def work_together(
-    folder: Path, workers: int, storage: str | None = None, *, ends_at: float | None = None
-) -> None:
-    """The same by several processes, and by this one what is left when they have ended."""
-    if workers > 1:
-        context = multiprocessing.get_context("spawn")
-        processes = [
-            context.Process(
-                target=_work, args=(folder, storage, ends_at), name=f"worker {number}", daemon=False
-            )
-            for number in range(workers)
-        ]
-        for one in processes:
-            one.start()
-        try:
-            for one in processes:
-                one.join()
-        except KeyboardInterrupt:  # the terminal told the workers, too
-            for one in processes:
-                one.join()
-            raise
-        if any(one.exitcode == 2 for one in processes):  # it has said why
-            raise SystemExit(2)
-    open_study(folder, storage).queue.sweep()  # what a worker that died has left
-    work(folder, storage, ends_at=ends_at)
-
-
 def open_study(folder: Path, storage: str | None = None) -> OpenStudy:
     """A study that was set up before.
 
@@ -136,18 +105,6 @@ def open_study(folder: Path, storage: str | None = None) -> OpenStudy:
 
 
 # -- the parts -------------------------------------------------------------------------------------
-
-
-def _work(folder: Path, storage: str | None, ends_at: float | None) -> None:
-    """A worker process."""
-    quiet_optuna()
-    try:
-        work(folder, storage, ends_at=ends_at, tell=lambda line: print(line, flush=True))
-    except UsageError as error:
-        print(f"sb3-ext: {error}", flush=True)
-        raise SystemExit(2) from error
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
 
 
 def quiet_optuna() -> None:

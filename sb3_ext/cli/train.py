@@ -233,7 +233,7 @@ def _options(arguments: argparse.Namespace) -> "TrainOptions":
         given = values.get(name) or {}
         if not isinstance(given, dict):
             raise UsageError(f"{arguments.config}: {name} must be a mapping, got {given!r}")
-        values[name] = _merged(given, read_settings(settings, option))
+        values[name] = merged(given, read_settings(settings, option))
     TrainOptions.require_known(values, str(arguments.config or "the command line"))
     missing = [
         told for told, name in (("ALGO", "algorithm"), ("--env", "env")) if not values.get(name)
@@ -246,13 +246,13 @@ def _options(arguments: argparse.Namespace) -> "TrainOptions":
     return dataclasses.replace(options, algorithm=name)
 
 
-def _merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     """Both, the second where they differ, level by level."""
-    merged = dict(first)
+    result = dict(first)
     for name, value in second.items():
-        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
-        merged[name] = _merged(merged[name], value) if both else value
-    return merged
+        both = isinstance(value, dict) and isinstance(result.get(name), dict)
+        result[name] = merged(result[name], value) if both else value
+    return result
 
 
 def _require_alone(arguments: argparse.Namespace) -> None:
