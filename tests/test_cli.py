@@ -220,4 +220,4 @@ def test_info_on_a_sampler_s_replay_buffer_shows_the_sampler_s_options(capsys):
     told = capsys.readouterr().out
     assert "EmphasizeRecent (ere), sampler" in told
     assert "also          from sb3_ext import EREReplayBuffer" in told
-    assert "c_min = 5000" in told
+    assert "c_min = None" in told

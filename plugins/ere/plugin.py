@@ -17,7 +17,7 @@ SPECS = PluginSpec(
     ),
     search_space={
         "eta": Float(0.99, 0.9999),
-        "c_min": Int(500, 20_000, log=True),
+        "c_min": Int(100, 5_000, log=True),
         "size": Choice(("capacity", "current")),
     },
     action_spaces=("Box", "Discrete"),

@@ -13,7 +13,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from torch import Tensor
 
 from sb3_ext.plugins.ere.equations import annealed_eta, window_size
-from sb3_ext.replay.sampler import Drawn, Sampler
+from sb3_ext.replay.sampler import Drawn, Sampler, require_drawn
 from sb3_ext.replay.window import Indices, Window
 from sb3_ext.updates import Clock
 
@@ -46,6 +46,9 @@ class RecentSampler(Sampler):
         buffer: ReplayBuffer,
     ) -> None:
         self.config = config
+        self.c_min: int = config.c_min or 1
+        #: The options as they are saved, if the inner sampler changed its own.
+        self.own_fitted: EmphasizeRecent | None = None
         self.inner = inner
         self.buffer = buffer
         self.rng = np.random.Generator(np.random.PCG64(th.initial_seed() if seed is None else seed))
@@ -68,12 +71,12 @@ class RecentSampler(Sampler):
         size = full if self.config.size == "capacity" else window.size
         if self.config.cycle == "age" and self.inner is None:
             return self._draw_ages(n, window, size, eta)
-        newest = window.newest(
-            window_size(*self._position(clock, window), size, eta, self.config.c_min)
-        )
+        newest = window.newest(window_size(*self._position(clock, window), size, eta, self.c_min))
         self._metrics = {"ere/eta": eta, "ere/window": float(newest.size)}
         if self.inner is not None:
-            return self.inner.draw(n, newest, clock)
+            drawn = self.inner.draw(n, newest, clock)
+            require_drawn(drawn, n, newest, self.inner)
+            return drawn
         return Drawn(newest.draw(n, self.rng))
 
     def added(self, indices: Indices) -> None:
@@ -94,6 +97,8 @@ class RecentSampler(Sampler):
 
     def training_starts(self, window: Window, timesteps: int) -> None:
         """Warn, once, if this call of ``learn`` ends before any window leaves something out."""
+        if self.inner is not None:
+            self.inner.training_starts(window, timesteps)
         self._foretold = True
         reached = min(window.size + timesteps, window.capacity * window.n_envs)
         when = f"in this call of learn, which ends with {reached} transitions in the replay buffer"
@@ -105,9 +110,9 @@ class RecentSampler(Sampler):
         if self.inner is not None:
             self.inner.episodes_begin()
 
-    def fitted(self) -> EmphasizeRecent:
-        """The config with the smallest window that fits."""
-        return self.config
+    def fitted(self) -> EmphasizeRecent | None:
+        """The config with what the inner sampler changed in its own."""
+        return self.own_fitted
 
     def metrics(self) -> Mapping[str, float]:
         """The window and eta of the last update, and what the inner sampler says."""
@@ -142,13 +147,21 @@ class RecentSampler(Sampler):
         full = window.capacity * window.n_envs
         size = full if self.config.size == "capacity" else held
         shrunk = window_size(1, 1, size, min(self.config.eta, self.config.eta_end or 1.0), 1)
-        if self.config.c_min >= max(shrunk, held):
-            self._warn(f"{when}: no window is smaller than c_min={self.config.c_min}. Lower c_min")
-        elif shrunk >= held:
-            self._warn(
-                f"{when}: its smallest window is {shrunk} transitions (of a buffer_size of {full})."
-                " Set size='current', or lower buffer_size to what will be filled"
-            )
+        told, remedies = [], []
+        if self.c_min >= held:
+            told.append(f"no window is smaller than c_min={self.c_min}")
+            remedies.append("lower c_min")
+        if shrunk >= held:
+            told.append(f"its smallest window is {shrunk} transitions (of a buffer_size of {full})")
+            remedies.append("set size='current' (or lower buffer_size to what will be filled)")
+        if told:
+            self._warn(f"{when}: {' and '.join(told)}. To change that, {' and '.join(remedies)}")
+
+    def _warn_if_stock(self, window: Window) -> None:
+        """After a round of updates, where nobody said how long the training would be."""
+        if not self._foretold:
+            when = f"until now, with {window.size} transitions in the replay buffer"
+            self._warn_if_whole(window, window.size, when)
 
     def _warn(self, told: str) -> None:
         if not self._warned:
@@ -171,9 +184,7 @@ class RecentSampler(Sampler):
         self.k += 1
         if self.k >= self.round:
             self.k, self.round = 0, self._next_round()
-            if not self._foretold:
-                when = f"until now, with {window.size} transitions in the replay buffer"
-                self._warn_if_whole(window, window.size, when)
+            self._warn_if_stock(window)
         return position
 
     def _next_round(self) -> int:
@@ -184,7 +195,10 @@ class RecentSampler(Sampler):
 
     def _draw_ages(self, n: int, window: Window, size: int, eta: float) -> Drawn:
         """Each transition from a window of its own: together they follow the closed-form law."""
-        windows = np.maximum(size * eta ** (1000 * self.rng.random(n)), self.config.c_min)
+        self.k += 1
+        if self.k == _FIRST_ROUND:
+            self._warn_if_stock(window)
+        windows = np.maximum(size * eta ** (1000 * self.rng.random(n)), self.c_min)
         # Whole rows, or the first environments would be drawn more often than the last.
         windows = np.ceil(windows / window.n_envs) * window.n_envs
         windows = np.minimum(windows, window.size)

@@ -69,7 +69,7 @@ class Composable(Saving):
         self.loss_function: CriticLoss | None = None
         self.weigher = None
         self.sampler = None
-        self.told = (None, 0, False)
+        self.told = None
         self.clock = Clock(0, 1, 1.0)
         self.saved_by = type(self).__name__
         self.weigher_class: str | None = None

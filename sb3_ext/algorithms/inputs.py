@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_ext import registry
@@ -52,16 +53,18 @@ def _algorithms_for(kind: str) -> str:
     return "an algorithm that takes them, such as stable_baselines3.PPO"
 
 
-def resolve_config(kind: Kind, value: Any) -> Any:
+def resolve_config(kind: Kind, value: Any, where: str | None = None) -> Any:
     """Turn what ``replay=`` or ``weighting=`` was given into a config object.
 
     :param kind: ``"sampler"`` or ``"weighting"``
     :param value: a config, a registered name, ``{"name": ..., **options}``, or None
+    :param where: what the argument is called, if not so
     :raises UnknownPluginError: if no plugin of that name is installed
     :raises TypeError: if it is none of these
     """
     if value is None:
         return None
+    where = DOORS[kind] if where is None else where
     if isinstance(value, str):
         value = {"name": value}
     if isinstance(value, Mapping):
@@ -69,18 +72,20 @@ def resolve_config(kind: Kind, value: Any) -> Any:
         name = options.pop("name", None)
         if not isinstance(name, str):
             raise TypeError(
-                f"{DOORS[kind]}= as a mapping must have a 'name', got the keys {sorted(value)}"
+                f"{where}= as a mapping must have a 'name', got the keys {sorted(value)}"
             )
         config = _load_config(kind, name)
-        require_known(config, options, where=f"{DOORS[kind]}={name!r}")
+        require_known(config, options, where=f"{where}={name!r}")
         return config(**options)
     if isinstance(value, type) or not callable(getattr(value, "build", None)):
         made = isinstance(value, type) and callable(getattr(value, "build", None))
         hint = f"; did you mean {value.__name__}()?" if made else ""
+        if isinstance(value, type) and issubclass(value, ReplayBuffer):
+            hint = f": a replay buffer is given as replay_buffer_class={value.__name__}"
         if any(value is loss or type(value) is loss for loss in LOSSES.values()):
             hint = ": a loss is given as critic_loss="
         raise TypeError(
-            f"{DOORS[kind]}= takes a config object (with a build method), a registered name, or "
+            f"{where}= takes a config object (with a build method), a registered name, or "
             f"a mapping with a 'name', got {value!r}{hint}"
         )
     return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import pathlib
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -28,13 +28,53 @@ HINDSIGHT = (
 )
 
 
+@dataclass(frozen=True)
+class _Told:
+    """Up to where the sampler knows the buffer; its writes are not counted anywhere.
+
+    :param newest: what was in the newest row: other bytes there say that the ring has come round
+    """
+
+    buffer: ReplayBuffer
+    pos: int
+    full: bool
+    newest: bytes
+
+    @classmethod
+    def of(cls, buffer: ReplayBuffer) -> _Told:
+        return cls(buffer, buffer.pos, buffer.full, _row(buffer, buffer.pos - 1))
+
+    def rows_since(self) -> np.ndarray | None:
+        """The rows that were written since; None if that may be all of them."""
+        buffer = self.buffer
+        rows = (buffer.pos - self.pos) % buffer.buffer_size
+        emptied = not buffer.full and (self.full or buffer.pos < self.pos)
+        # One row is what training writes; more, by hand, may have come round several times.
+        came_round = buffer.full and not self.full and rows != 1
+        if emptied or came_round or _row(buffer, self.pos - 1) != self.newest:
+            return None
+        return (self.pos + np.arange(rows)) % buffer.buffer_size
+
+
+def _row(buffer: ReplayBuffer, row: int) -> bytes:
+    """All that a row holds, but for what the next one shares with it to save memory."""
+    if row < 0 and not buffer.full:
+        return b""  # there is none
+    arrays: Any = (buffer.observations, buffer.actions, buffer.rewards, buffer.dones)
+    parts = [
+        part[row].tobytes()
+        for array in arrays
+        for part in (array.values() if isinstance(array, dict) else (array,))
+    ]
+    return b"".join(parts)
+
+
 class Sampling(OffPolicyAlgorithm):
     """An algorithm whose sampler knows what its replay buffer holds, whoever wrote it."""
 
     replay: Any
     sampler: Sampler | None
-    #: The buffer that the sampler was told of, and its ``pos`` and ``full`` then.
-    told: tuple[ReplayBuffer | None, int, bool]
+    told: _Told | None
 
     @property
     def replay_view(self) -> Replay:
@@ -64,6 +104,13 @@ class Sampling(OffPolicyAlgorithm):
                 f"replay_buffer_class= takes a class, got {chosen!r}; a sampler by its name is "
                 "replay='per'"
             )
+        if chosen is not None and not issubclass(chosen, ReplayBuffer):
+            config = callable(getattr(chosen, "build", None))
+            hint = f"; give it as replay={chosen.__name__}(...)" if config else ""
+            raise TypeError(
+                f"replay_buffer_class= takes a subclass of stable_baselines3's ReplayBuffer, got "
+                f"{chosen.__name__}{hint}"
+            )
         if chosen is not None and issubclass(chosen, SamplerReplayBuffer):
             config, self.replay_buffer_kwargs = chosen.split(self.replay_buffer_kwargs)
             self.replay_buffer_class = None
@@ -85,8 +132,14 @@ class Sampling(OffPolicyAlgorithm):
         if stray := sorted(set(names) & set(self.replay_buffer_kwargs)):
             raise TypeError(
                 f"{', '.join(stray)} in replay_buffer_kwargs is for the sampler: write it into "
-                f"replay=, as in replay={{'name': {self.replay['name']!r}, {stray[0]!r}: ...}}"
+                f"replay=, as an option of {type(options).__name__}"
             )
+        if self.replay_buffer_class is None and self.n_steps == 1:
+            for name in sorted({"n_steps", "gamma"} & set(self.replay_buffer_kwargs)):
+                raise TypeError(
+                    f"replay_buffer_kwargs got {name!r}, which is an argument of "
+                    f"{type(self).__name__} itself: give {name}= beside it"
+                )
         known = constructor_arguments(NStepReplayBuffer)
         if self.replay_buffer_class is None and (
             stray := [name for name in self.replay_buffer_kwargs if name not in known]
@@ -109,7 +162,7 @@ class Sampling(OffPolicyAlgorithm):
     def mark_told(self) -> None:
         """The sampler knows all that the buffer holds now."""
         buffer = self.replay_buffer
-        self.told = (buffer, 0, False) if buffer is None else (buffer, buffer.pos, buffer.full)
+        self.told = None if buffer is None or self.sampler is None else _Told.of(buffer)
 
     def tell_sampler(self) -> None:
         """Tell it what was written since it was last told: by ``learn``, or by the user.
@@ -120,16 +173,12 @@ class Sampling(OffPolicyAlgorithm):
         buffer = self.replay_buffer
         if self.sampler is None or buffer is None:
             return
-        known, pos, full = self.told
-        emptied = (full and not buffer.full) or (not buffer.full and buffer.pos < pos)
-        if buffer is not known or emptied:
+        told = self.told
+        written = told.rows_since() if told is not None and told.buffer is buffer else None
+        if written is None:
             self._adopt(None, "the replay buffer of the model")
             return
-        rows = (buffer.pos - pos) % buffer.buffer_size
-        if rows == 0 and buffer.full and not full:
-            rows = buffer.buffer_size
-        if rows:
-            written = (pos + np.arange(rows)) % buffer.buffer_size
+        if len(written):
             indices = written[:, None] * buffer.n_envs + np.arange(buffer.n_envs)
             self.sampler.added(indices.reshape(-1))
             self.mark_told()

@@ -107,8 +107,11 @@ class Saving(Sampling):
         made: Any = check_env(env, cls)
         kwargs = cls.inherit_weighting(summary.weighting, kwargs)
         chosen = kwargs.get("replay_buffer_class")
-        if isinstance(chosen, type) and not issubclass(chosen, SamplerReplayBuffer):
-            kwargs.setdefault("replay", None)  # it draws by itself, whatever the zip says
+        if isinstance(chosen, type):  # it says how to draw, whatever the zip says
+            if not issubclass(chosen, SamplerReplayBuffer):
+                kwargs.setdefault("replay", None)
+            elif kwargs.get("replay") is None:
+                kwargs.pop("replay", None)
         if "replay" in kwargs:
             kwargs["replay_given"] = True  # it wins over a sampler's buffer class in the zip
             kwargs["replay"] = plain_config(resolve_config("sampler", kwargs["replay"]))

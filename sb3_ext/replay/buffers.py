@@ -48,6 +48,8 @@ class SamplerReplayBuffer(ReplayBuffer):
 
         :raises TypeError: for a misspelt argument, with the near miss
         """
+        if getattr(cls, "config", None) is None:
+            raise TypeError(f"{cls.__name__} must name its sampler's options: config = MyConfig")
         given = dict(kwargs or {})
         require_known(cls.config, given, where=cls.__name__, also=_BUFFER_ARGUMENTS)
         names = {field.name for field in fields(cls.config)}
@@ -69,7 +71,7 @@ class DrawingReplayBuffer(SamplerReplayBuffer):
         """As SB3 calls it; a Dict space gets the class for dicts."""
         if not isinstance(observation_space, spaces.Dict):
             return object.__new__(cls)
-        if not issubclass(cls.for_dicts, cls):
+        if not issubclass(getattr(cls, "for_dicts", object), cls):
             raise TypeError(
                 f"{cls.__name__} has no class for Dict observations: define one that inherits from "
                 f"{cls.__name__} and DictReplayBuffer, and name it {cls.__name__}.for_dicts"
@@ -103,6 +105,11 @@ class DrawingReplayBuffer(SamplerReplayBuffer):
             *(optimize_memory_usage, handle_timeout_termination),
         )
         self.sampler = self.make_sampler(config)
+        if Sampler not in type(self.sampler).__mro__:
+            raise TypeError(
+                f"{type(self).__name__}.make_sampler must return a sb3_ext.Sampler, got "
+                f"{self.sampler!r}"
+            )
 
     def make_sampler(self, config: Any) -> Sampler:
         """The living part, without an algorithm.
@@ -121,7 +128,14 @@ class DrawingReplayBuffer(SamplerReplayBuffer):
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
         """As in SB3, of the transitions that the sampler chooses."""
-        return Replay(self, env, self.sampler).draw(batch_size, Clock(0, 1, 1.0)).samples
+        draw = Replay(self, env, self.sampler).draw(batch_size, Clock(0, 1, 1.0))
+        if not (draw.weights == 1).all():
+            raise TypeError(
+                f"{type(self.sampler).__name__} gave importance weights, for which a class of "
+                f"stable_baselines3 or sb3_contrib has no place: use {type(self).__name__} with "
+                "the class of the same name from sb3_ext"
+            )
+        return draw.samples
 
 
 def plain_buffer(buffer: ReplayBuffer) -> ReplayBuffer:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import numpy as np
 from torch import Tensor
 
 from sb3_ext.replay.window import Indices, Window
@@ -74,6 +75,42 @@ class Sampler(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what ``state_dict`` gave."""
+
+
+def require_drawn(drawn: Any, n: int, window: Window, sampler: Sampler) -> None:
+    """Refuse an answer of a sampler that would end in an error elsewhere, or in a wrong batch.
+
+    :param drawn: what ``draw`` gave
+    :param n: how many were asked for
+    :param window: of which
+    :param sampler: who answered
+    :raises TypeError: for what is no ``Drawn`` with ``n`` integers
+    :raises ValueError: for a transition that the window does not hold
+    """
+    name = type(sampler).__name__
+    if not isinstance(drawn, Drawn):
+        raise TypeError(
+            f"{name}.draw must return sb3_ext.Drawn(indices, weights), got {type(drawn).__name__}"
+        )
+    indices = drawn.indices
+    if not isinstance(indices, np.ndarray) or indices.dtype.kind != "i" or indices.shape != (n,):
+        array = isinstance(indices, np.ndarray)
+        found = f"{indices.dtype} {list(indices.shape)}" if array else type(indices).__name__
+        raise TypeError(
+            f"{name}.draw must return {n} indices in a NumPy array of int64, got {found}"
+        )
+    # A full ring holds every index that it has, which two bounds tell in less time.
+    held = (
+        window.contains(indices).all()
+        if window.length < window.capacity
+        else indices.min(initial=0) >= 0 and indices.max(initial=0) < window.size
+    )
+    if not held:
+        raise ValueError(
+            f"{name}.draw must return transitions that the buffer holds, got indices from "
+            f"{indices.min()} to {indices.max()} of which {(~window.contains(indices)).sum()} are "
+            f"not among its {window.size}"
+        )
 
 
 @runtime_checkable

@@ -16,7 +16,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
-from sb3_ext.replay.sampler import Drawn, Sampler
+from sb3_ext.replay.sampler import Sampler, require_drawn
 from sb3_ext.replay.window import Indices, Window
 from sb3_ext.updates import Batch, Clock, Draw
 
@@ -68,7 +68,7 @@ class Replay:
             return Draw(samples, ones, rows=rows[0] if len(rows) == 1 else None)
         window = self.window
         drawn = self.sampler.draw(batch_size, window, clock)
-        _require_drawn(drawn, batch_size, window, type(self.sampler).__name__)
+        require_drawn(drawn, batch_size, window, self.sampler)
         weights = th.ones(batch_size, 1) if drawn.weights is None else drawn.weights
         return Draw(
             self.gather(drawn.indices),
@@ -136,34 +136,6 @@ class Replay:
             elif array is not None:
                 setattr(view, name, array[:, env : env + 1])
         return view
-
-
-def _require_drawn(drawn: Any, n: int, window: Window, sampler: str) -> None:
-    """Refuse an answer of a sampler that would end in an error elsewhere, or in a wrong batch."""
-    if not isinstance(drawn, Drawn):
-        raise TypeError(
-            f"{sampler}.draw must return sb3_ext.Drawn(indices, weights), got "
-            f"{type(drawn).__name__}"
-        )
-    indices = drawn.indices
-    if not isinstance(indices, np.ndarray) or indices.dtype.kind != "i" or indices.shape != (n,):
-        array = isinstance(indices, np.ndarray)
-        found = f"{indices.dtype} {list(indices.shape)}" if array else type(indices).__name__
-        raise TypeError(
-            f"{sampler}.draw must return {n} indices in a NumPy array of int64, got {found}"
-        )
-    # A full ring holds every index that it has, which two bounds tell in less time.
-    held = (
-        window.contains(indices).all()
-        if window.length < window.capacity
-        else indices.min(initial=0) >= 0 and indices.max(initial=0) < window.size
-    )
-    if not held:
-        raise ValueError(
-            f"{sampler}.draw must return transitions that the buffer holds, got indices from "
-            f"{indices.min()} to {indices.max()} of which {(~window.contains(indices)).sum()} are "
-            f"not among its {window.size}"
-        )
 
 
 @contextmanager

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import stable_baselines3 as sb3
-import yaml
+import torch as th
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.envs import BitFlippingEnv
 
 import sb3_ext
-from sb3_ext import EREReplayBuffer, PrioritizedReplayBuffer
+from sb3_ext import Drawn, EmphasizeRecent, EREReplayBuffer, PrioritizedReplayBuffer, Sampler
+from sb3_ext.replay.buffers import DrawingReplayBuffer
 from sb3_ext.resume import ResumableCheckpoint
 from sb3_ext.updates import Clock
 from tests.environments import make_env
@@ -44,6 +45,31 @@ def demonstrate(buffer: ReplayBuffer, steps: int) -> None:
 def masses(model: Any) -> np.ndarray:
     sampler = model.sampler.inner if hasattr(model.sampler, "inner") else model.sampler
     return np.array(sampler.tree.leaves)
+
+
+@pytest.mark.parametrize("before", [0, 35, 60, 90])
+@pytest.mark.parametrize("by_hand", [1, 59, 60, 61, 65, 119, 120, 121])
+def test_however_often_the_ring_came_round_all_that_is_new_is_drawn(before, by_hand):
+    model = sac(buffer_size=60)
+    if before:
+        model.learn(before)
+        model.sampler.tree.set(np.arange(60), np.full(60, 1e-3))
+    demonstrate(model.replay_buffer, by_hand)
+    model.tell_sampler()
+    held = masses(model)
+    rows = model.replay_view.window.rows()
+    assert (held[rows] > 0).all()
+    assert (held[rows[-by_hand:]] >= 1).all()  # what is new has the largest priority
+
+
+def test_a_ring_that_was_emptied_and_filled_further_is_looked_at_anew():
+    model = sac(buffer_size=200)
+    model.learn(80)
+    model.sampler.tree.set(np.arange(80), np.full(80, 1e-3))
+    model.replay_buffer.reset()
+    demonstrate(model.replay_buffer, 100)
+    model.tell_sampler()
+    assert (masses(model)[:100] >= 1).all()
 
 
 @pytest.mark.parametrize("n_envs", [1, 3])
@@ -202,12 +228,98 @@ def test_a_buffer_class_for_load_takes_the_place_of_a_saved_sampler(tmp_path, ch
     assert sb3_ext.SAC.load(tmp_path / "model").replay["name"] == "per"
 
 
+def test_a_sampler_s_class_for_load_wins_over_no_replay(tmp_path):
+    sac("per").save(tmp_path / "model")
+    door = {"replay_buffer_class": EREReplayBuffer, "replay_buffer_kwargs": {"c_min": 10}}
+    model = sb3_ext.SAC.load(tmp_path / "model", env=make_env(), replay=None, **door)
+    assert model.replay["name"] == "ere"
+
+
+def test_swapped_doors_are_told():
+    with pytest.raises(TypeError, match=r"got Prioritized; give it as replay=Prioritized\(...\)"):
+        sac(None, replay_buffer_class=sb3_ext.Prioritized)
+    with pytest.raises(TypeError, match="given as replay_buffer_class=PrioritizedReplayBuffer"):
+        sac(PrioritizedReplayBuffer)
+    with pytest.raises(TypeError, match="got 'n_steps', which is an argument of SAC itself"):
+        sac(None, replay_buffer_kwargs={"n_steps": 3})
+
+
 def test_the_class_takes_sb3_s_arguments_by_position():
     env = make_env(n_envs=2)
     spaces = (env.observation_space, env.action_space)
     buffer = EREReplayBuffer(100, *spaces, "cpu", 2, True, False, c_min=10)
     assert (buffer.buffer_size, buffer.n_envs, buffer.optimize_memory_usage) == (50, 2, True)
     assert buffer.sampler.config.c_min == 10
+
+
+def test_what_an_author_of_a_buffer_forgot_is_told():
+    env = make_env()
+    spaces = (env.observation_space, env.action_space)
+
+    class Drawing(DrawingReplayBuffer):
+        config = EmphasizeRecent
+
+        def make_sampler(self, config: Any) -> Any:
+            return None
+
+    class Nameless(DrawingReplayBuffer):
+        pass
+
+    class Weighing(Sampler):
+        def draw(self, n: int, window: Any, clock: Any) -> Drawn:
+            return Drawn(np.zeros(n, int), th.full((n, 1), 0.5))
+
+    class Weighed(Drawing):
+        def make_sampler(self, config: Any) -> Any:
+            return Weighing()
+
+    with pytest.raises(TypeError, match=r"make_sampler must return a sb3_ext.Sampler, got None"):
+        Drawing(100, *spaces)
+    with pytest.raises(TypeError, match="must name its sampler's options: config = MyConfig"):
+        Nameless(100, *spaces)
+    with pytest.raises(TypeError, match="has no class for Dict observations"):
+        Drawing(100, make_env("dict").observation_space, spaces[1])
+    model = sac(None, cls=sb3.SAC, replay_buffer_class=Weighed)
+    with pytest.raises(TypeError, match="Weighing gave importance weights, for which a class of"):
+        model.learn(40)
+
+
+class Inner:
+    """A sampler within ERE that does not keep to the window, and says what it is told."""
+
+    def __init__(self, part: Any) -> None:
+        self.part = part
+
+    def build(self, algorithm: Any) -> Any:
+        return self.part
+
+
+class Anywhere(Sampler):
+    started = 0
+
+    def draw(self, n: int, window: Any, clock: Any) -> Drawn:
+        return Drawn(np.zeros(n, int))
+
+    def training_starts(self, window: Any, timesteps: int) -> None:
+        self.started += 1
+
+    def fitted(self) -> Any:
+        return sb3_ext.Prioritized(alpha=0.3)
+
+
+def test_a_sampler_within_ere_is_checked_as_if_it_were_alone():
+    ere = {"name": "ere", "c_min": 10, "cycle": 4}
+    with pytest.raises(TypeError, match=r"Inner.build must return .* sb3_ext.Sampler, got object"):
+        sac({**ere, "inner": Inner(object())})
+    with pytest.raises(TypeError, match="inner='per' got an unknown argument 'alfa'"):
+        sac({**ere, "inner": {"name": "per", "alfa": 1}})
+    inner = Anywhere()
+    model = sac({**ere, "inner": Inner(inner)})
+    assert model.replay["inner"]["alpha"] == 0.3
+    assert model.replay["c_min"] == 10
+    with pytest.raises(ValueError, match=r"Anywhere.draw must return transitions that .* holds"):
+        model.learn(200)
+    assert inner.started == 1
 
 
 def test_a_subclass_without_a_class_for_dicts_is_told():
@@ -227,16 +339,6 @@ def test_a_subclass_without_a_class_for_dicts_is_told():
 
 
 # -- ERE's defaults and episodes -------------------------------------------------------------------
-
-
-def test_a_default_that_shrank_is_saved_as_it_was_used(tmp_path):
-    with pytest.warns(UserWarning, match="using 10"):
-        model = sac("ere")
-    assert model.replay["c_min"] == 10
-    assert type(model.replay["c_min"]) is int
-    yaml.safe_dump(model.replay)
-    model.save(tmp_path / "model")
-    assert sb3_ext.SAC.load(tmp_path / "model").replay == model.replay
 
 
 def test_an_episode_that_was_cut_off_by_a_reset_is_not_counted_on():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch as th
 
 import sb3_ext
 from sb3_ext import EmphasizeRecent, EREReplayBuffer
-from sb3_ext.plugins.ere.config import DEFAULT_C_MIN
+from sb3_ext.plugins.ere.config import C_MIN
 from sb3_ext.plugins.ere.equations import age_probabilities, window_size
 from sb3_ext.replay.window import Window
 from sb3_ext.testing.runs import lost_by_a_kill
@@ -372,15 +371,15 @@ def test_the_two_doors_of_ours_are_one():
 # -- bad options -----------------------------------------------------------------------------------
 
 
-def test_the_default_c_min_shrinks_with_a_note_and_a_chosen_one_is_kept():
-    assert EmphasizeRecent().c_min == DEFAULT_C_MIN == 5000
-    with pytest.warns(UserWarning, match=r"c_min=5000 is more than a twentieth .* using 10"):
-        model = sac("ere")
-    assert model.sampler.config.c_min == 10
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert sac(EmphasizeRecent(c_min=150)).sampler.config.c_min == 150
-        sb3_ext.SAC("MlpPolicy", "Pendulum-v1", replay="ere")
+def test_the_default_c_min_is_the_paper_s_or_a_twentieth_of_a_small_buffer(tmp_path):
+    model = sac("ere")
+    assert (model.replay["c_min"], model.sampler.c_min) == (None, 10)
+    assert sac(EmphasizeRecent(c_min=150)).sampler.c_min == 150
+    assert sb3_ext.SAC("MlpPolicy", "Pendulum-v1", replay="ere").sampler.c_min == C_MIN == 5000
+    model.save(tmp_path / "model")  # and it follows another buffer size
+    for size, c_min in ((100_000, 5000), (10_000, 500), (10, 1)):
+        loaded = sb3_ext.SAC.load(tmp_path / "model", env=make_env(), buffer_size=size)
+        assert loaded.sampler.c_min == c_min
 
 
 @pytest.mark.parametrize(
@@ -389,7 +388,7 @@ def test_the_default_c_min_shrinks_with_a_note_and_a_chosen_one_is_kept():
         (lambda: EmphasizeRecent(eta=0), r"eta must be in \(0, 1\], got 0"),
         (lambda: EmphasizeRecent(eta=1.1), r"eta must be in \(0, 1\], got 1.1"),
         (lambda: EmphasizeRecent(eta_end=-1), r"eta_end must be None or in \(0, 1\]"),
-        (lambda: EmphasizeRecent(c_min=0), "c_min must be an integer >= 1"),
+        (lambda: EmphasizeRecent(c_min=0), "c_min must be None or an integer >= 1"),
         (lambda: EmphasizeRecent(cycle="epoch"), "cycle must be 'auto', 'round', 'age' or"),
         (lambda: EmphasizeRecent(cycle=0), "cycle must be"),
         (lambda: EmphasizeRecent(cycle=1), "an integer >= 2 .a round of one update sees all"),

@@ -55,9 +55,15 @@ def test_a_c_min_that_leaves_nothing_out_is_told_once():
     for options in ({}, {"size": "current"}, {"cycle": "age"}):
         replay = EmphasizeRecent(c_min=200, **options)
         (told,) = uniform_warnings(sac(replay), 60, 60, 200)
-        assert "no window is smaller than c_min=200. Lower c_min" in told
+        assert "no window is smaller than c_min=200. To change that, lower c_min" in told
     assert uniform_warnings(sac(EmphasizeRecent(c_min=200, eta=1.0)), 60) == []  # it was asked for
     assert len(uniform_warnings(sac(EmphasizeRecent(c_min=200, eta=1.0, eta_end=0.99)), 60)) == 1
+
+
+def test_all_that_must_change_is_told_at_once():
+    (told,) = uniform_warnings(sac("ere", buffer_size=100_000), 60)
+    assert "c_min=5000 and its smallest window is 1816" in told
+    assert "lower c_min and set size='current'" in told
 
 
 def test_rounds_of_one_update_are_told_and_longer_ones_are_not():
@@ -70,5 +76,7 @@ def test_rounds_of_one_update_are_told_and_longer_ones_are_not():
 def test_a_stock_class_says_so_after_the_first_round():
     (told,) = uniform_warnings(stock(c_min=150, cycle=20), 60, 20)  # 30 first steps, 20 updates
     assert "until now, with 50 transitions in the replay buffer: no window is smaller" in told
+    (told,) = uniform_warnings(stock(c_min=200, cycle="age"), 60, 970)  # after 1,000 updates
+    assert "until now" in told
     for size in ("capacity", "current"):
         assert uniform_warnings(stock(c_min=10, cycle=20, size=size), 100) == []

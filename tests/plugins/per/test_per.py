@@ -435,7 +435,9 @@ def test_a_misspelt_option_of_the_door_gets_its_near_miss():
 
 
 def test_options_of_the_sampler_at_the_buffer_s_door_are_told_where_they_belong():
-    with pytest.raises(TypeError, match=r"alpha in replay_buffer_kwargs is .*'per'"):
+    with pytest.raises(
+        TypeError, match=r"alpha in replay_buffer_kwargs is .* option of Prioritized"
+    ):
         sac("per", replay_buffer_kwargs={"alpha": 0.7})
 
 
