@@ -122,12 +122,12 @@ class TuneOptions:
             object.__setattr__(self, "space", tuple(self.space))
         if not isinstance(self.ranges, Mapping):
             raise UsageError(f"ranges must be a mapping, got {self.ranges!r}")
-        if self.steps // self.evaluations < 1 if isinstance(self.steps, int) else False:
+        run = self.run_options({}, seed=0)  # steps, n_envs, track and so on keep its laws
+        object.__setattr__(self, "steps", run.steps)
+        if self.evaluations > self.steps:
             raise UsageError(
                 f"evaluations must not be more than steps, got {self.evaluations} and {self.steps}"
             )
-        run = self.run_options({}, seed=0)  # steps, n_envs, track and so on keep its laws
-        object.__setattr__(self, "steps", run.steps)
 
     # -- what follows from them ----------------------------------------------------------------
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
+import warnings
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -30,7 +32,7 @@ def open_storage(where: str | Path) -> BaseStorage:
             return JournalStorage(JournalFileBackend(text))
         if text.lower().startswith("grpc://"):
             return _behind_server(text)
-        return RDBStorage(text, engine_kwargs=_patience(text))
+        return _database(text)
     except UsageError:
         raise
     except ModuleNotFoundError as error:  # a driver of SQLAlchemy's, or grpcio
@@ -49,6 +51,19 @@ def masked(where: str | Path) -> str:
     return re.sub(r"(://[^/:@]*):[^@/]*@", r"\1:***@", str(where))
 
 
+def _database(url: str) -> BaseStorage:
+    """A database; where several processes find it empty at one moment, one makes the tables."""
+    for attempt in range(5):
+        try:
+            return RDBStorage(url, engine_kwargs=_patience(url))
+        except Exception as error:
+            made_meanwhile = type(error).__name__ == "IntegrityError" or "exists" in str(error)
+            if attempt == 4 or not made_meanwhile:
+                raise
+            time.sleep(0.3 * (attempt + 1))
+    raise AssertionError("the last attempt returns or raises")
+
+
 def _patience(url: str) -> dict[str, object]:
     # Several processes on one SQLite file wait for each other instead of failing.
     return {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
@@ -58,7 +73,9 @@ def _behind_server(url: str) -> BaseStorage:
     found = urlsplit(url)
     if not found.hostname or not found.port:
         raise UsageError(f"a server is written grpc://host:port, got {url!r}")
-    storage = optuna.storages.GrpcStorageProxy(host=found.hostname, port=found.port)
+    with warnings.catch_warnings():  # what is experimental about it is in our documents
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        storage = optuna.storages.GrpcStorageProxy(host=found.hostname, port=found.port)
     try:
         storage.wait_server_ready(timeout=10)
     except Exception as error:

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sb3_ext.catalog import find_algorithm
 from sb3_ext.errors import UsageError
+from sb3_ext.running.making import require_env
 from sb3_ext.tuning.options import TuneOptions, read_study, write_study
 from sb3_ext.tuning.queue import FAILURE, TrialQueue
 from sb3_ext.tuning.storage import masked, open_storage
@@ -51,6 +52,7 @@ def create(options: TuneOptions, folder: Path, storage: str | None = None) -> Tu
     :raises UsageError: for what cannot work, before anything is trained
     """
     options = options.resolved()
+    require_env(options.run_options({}, seed=options.seed))
     where = storage or str(folder / "study.log")
     _, cls = find_algorithm(options.algorithm)
     identity = _plain(options.identity(cls))
