@@ -17,6 +17,7 @@ from sb3_ext.running.presets import (
     preset_file,
     read_preset,
 )
+from sb3_ext.spec import PluginSpec
 
 SHIPPED = ("lfiw_sac", "lfiw_td3", "lfiw_dqn")
 SMALL = ["--steps", "150", "--eval-every", "0", "--checkpoint-every", "0", "--no-progress"]
@@ -51,6 +52,16 @@ def test_every_preset_that_we_ship_is_one_that_the_algorithm_takes(name):
 def test_a_public_name_finds_the_same_file_and_a_base_brings_none():
     assert preset_file("LFIWSAC") == preset_file("lfiw_sac")
     assert preset_file("SAC") is None
+
+
+@pytest.mark.parametrize("module", ["__main__", "nowhere.at_all"])
+def test_a_plugin_without_a_file_brings_none(module):
+    spec = PluginSpec(kind="algorithm", name="toy", summary="Toy.", target=f"{module}:Toy")
+    registry.register(spec)
+    try:
+        assert preset_file("toy") is None
+    finally:
+        registry.unregister(spec)
 
 
 def test_the_zoos_keys_become_our_options():

@@ -39,7 +39,10 @@ def preset_file(name: str) -> Path | None:
     :param name: the plugin's name, or its public name
     """
     spec = registry.spec(name, kind="algorithm")
-    found = importlib.util.find_spec(spec.target.partition(":")[0])
+    try:
+        found = importlib.util.find_spec(spec.target.partition(":")[0])
+    except (ImportError, ValueError):  # it is of this process, such as a script's own
+        return None
     if found is None or found.origin is None:
         return None
     path = Path(found.origin).parent / "presets" / f"{spec.name}.yml"
