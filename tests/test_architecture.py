@@ -18,6 +18,8 @@ PURE = {
     "sb3_ext.replay.sum_tree",
     "sb3_ext.trajectories.returns",
 }
+#: They stand above the framework: they import it, and it finds them by entry points.
+ABOVE = ("sb3_ext.tuning", "sb3_ext.zoo")
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,15 @@ def refusal(module: str, found: Import) -> str | None:
             return "a plugin uses public names of sb3_ext only"
     elif found.under("plugins", "sb3_ext.plugins"):
         return "the framework knows no method"
-    elif inside[:2] != ["sb3_ext", "tuning"] and found.under("optuna", "tuning", "sb3_ext.tuning"):
+    above = next((one for one in ABOVE if module == one or module.startswith(f"{one}.")), None)
+    if found.under("rl_zoo3") and above != "sb3_ext.zoo":
+        return "only the adapter knows RL Zoo"
+    if above is None and found.under("sb3_ext.zoo"):
+        return "the adapter of RL Zoo imports the framework, never the reverse"
+    if above is None and found.under("optuna", "tuning", "sb3_ext.tuning"):
         return "tuning imports the framework, never the reverse"
+    if above == "sb3_ext.tuning" and found.under("sb3_ext.zoo"):
+        return "tuning does not need RL Zoo"
     return None
 
 
@@ -142,6 +151,12 @@ def test_the_check_sees_every_file_once_under_its_import_name():
         ("plugins/ere/sampler.py", "if TYPE_CHECKING:\n    import optuna", "never the reverse"),
         ("plugins/ere/sampler.py", "from sb3_ext._private import x", "public names"),
         ("tuning/__init__.py", "import sb3_ext.plugins.lfiw", "knows no method"),
+        ("tuning/__init__.py", "import rl_zoo3", "only the adapter"),
+        ("tuning/__init__.py", "from sb3_ext import zoo", "does not need RL Zoo"),
+        ("sb3_ext/cli/zoo.py", "from rl_zoo3.train import train", "only the adapter"),
+        ("sb3_ext/cli/zoo.py", "from sb3_ext import zoo", "adapter of RL Zoo imports"),
+        ("plugins/ere/sampler.py", "import rl_zoo3", "only the adapter"),
+        ("sb3_ext/zoo/command.py", "from sb3_ext.plugins import lfiw", "knows no method"),
         ("plugins/ere/sampler.py", "x = 1\n" * (LINES + 1), "at most 400 lines"),
     ],
 )
@@ -168,6 +183,7 @@ def test_a_violation_is_caught(tmp_path, path, code, why):
             "plugins/lfiw/weighting.py",
             "from sb3_ext.plugins.lfiw import equations\nimport gymnasium",
         ),
+        ("sb3_ext/zoo/command.py", "import rl_zoo3, optuna\nfrom sb3_ext.tuning import suggest"),
         ("tuning/study.py", "import optuna\nfrom sb3_ext import registry\nfrom . import suggest"),
     ],
 )

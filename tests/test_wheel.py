@@ -64,6 +64,11 @@ def test_the_wheel_holds_the_files_of_the_tree_and_no_others(wheel):
     templates = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("sb3_ext/**/*.tmpl")}
     assert templates
     assert templates <= packed
+    presets = {
+        f"sb3_ext/{path.relative_to(ROOT).as_posix()}" for path in ROOT.glob("plugins/**/*.yml")
+    }
+    assert presets
+    assert presets <= packed
 
 
 def test_plugins_and_tuning_import_from_the_wheel(python):

@@ -53,6 +53,9 @@ class Report(BaseCallback):
         value = statistics.fmean([*self.before, mean])
         self.trial.report(value, self.offset + self.num_timesteps)
         self.is_pruned = self.trial.should_prune()
+        if self.is_pruned:  # for who looks at the run, in W&B say, and not at the study
+            self.logger.record("tune/pruned", 1)
+            self.logger.dump(self.num_timesteps)
         return not self.is_pruned
 
     def score(self) -> float:

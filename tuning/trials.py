@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import statistics
 import time
 from collections.abc import Mapping
@@ -16,7 +15,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ext.errors import UsageError
 from sb3_ext.running import train
-from sb3_ext.tracking import Track
 from sb3_ext.tuning.callbacks import Report
 from sb3_ext.tuning.options import TUNING, TuneOptions
 from sb3_ext.tuning.queue import FAILURE
@@ -41,23 +39,6 @@ class _Limit(BaseCallback):
     def _on_step(self) -> bool:
         self.is_over = time.monotonic() > self.ends_at
         return not self.is_over
-
-
-class _State(BaseCallback):
-    """Says in the W&B run what became of the trial."""
-
-    def __init__(self, report: Report) -> None:
-        super().__init__()
-        self.report = report
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_training_end(self) -> None:
-        state = "pruned" if self.report.is_pruned else "complete"
-        for one in getattr(self.parent, "callbacks", []):
-            if isinstance(one, Track) and one.run is not None:
-                one.run.summary["optuna/state"] = state
 
 
 def drawn_values(trial: Trial, atoms: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,13 +102,13 @@ def run_once(
     """
     run = options.run_options(drawn, seed=seed)
     timed = None if limit is None else _Limit(limit)
-    callbacks = [_State(report), *([] if timed is None else [timed])]
+    callbacks = () if timed is None else (timed,)
     config = {"study": options.study, "seed": seed, **tags}
     name = " ".join(f"{key}={value}" for key, value in tags.items())
     train(
         run,
         where,
-        callbacks=tuple(callbacks),
+        callbacks=callbacks,
         after_evaluation=report,
         wandb={
             "group": options.study,
@@ -148,8 +129,3 @@ def run_once(
         )
     if not report.is_pruned and not report.means:
         raise UsageError(f"{run.algorithm} did no evaluation in {run.steps} steps")
-
-
-def is_score(value: float | None) -> bool:
-    """Whether a value may be compared."""
-    return value is not None and math.isfinite(value)

@@ -24,6 +24,7 @@ EXAMPLES = (
     "train LFIWSAC --env Hopper-v5 --steps 100000 --set temperature=5",
     "train PPO --env CartPole-v1 --n-envs 4 --set n_steps=256 --set policy_kwargs.net_arch=[64,64]",
     "train TD3 --env Pendulum-v1 --set action_noise.type=normal --set action_noise.std=0.1",
+    "train LFIWSAC --env Hopper-v5 --preset",
     "train --config runs/lfiw_sac/Hopper-v5_1/options.yaml --seed 1",
     "train --resume runs/lfiw_sac/Hopper-v5_1",
 )
@@ -58,7 +59,18 @@ def add_parser(commands: Any) -> None:
         metavar="KEY=VALUE",
         help="an argument of the algorithm; dots reach inside: policy_kwargs.net_arch=[64,64]",
     )
-    add("--config", type=Path, metavar="FILE", help="a YAML of options; the command line wins")
+    add(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="a YAML of options, or RL Zoo's presets; the command line wins",
+    )
+    add(
+        "--preset",
+        action="store_true",
+        default=None,
+        help="what the algorithm's plugin recommends for the environment; the command line wins",
+    )
     add("--resume", type=Path, metavar="RUN_DIR", help="go on with a run; --steps may extend it")
     add("--seed", type=at_least(0), metavar="S", help="(0)")
     add("--policy", metavar="NAME", help="(what fits the observations)")
@@ -214,12 +226,13 @@ def _way_on(folder: Path) -> str:
 
 
 def _options(arguments: argparse.Namespace) -> "TrainOptions":
-    """Defaults, then the config, then the command line."""
+    """Defaults, then the config or preset, then the command line."""
     from sb3_ext.catalog import find_algorithm
-    from sb3_ext.running import TrainOptions, read_options
+    from sb3_ext.running import TrainOptions
     from sb3_ext.running.hyperparameters import read_settings, require_arguments, with_numbers
 
-    values = {} if arguments.config is None else with_numbers(read_options(arguments.config))
+    values, where = _written(arguments)
+    values = with_numbers(values)
     names = [field.name for field in dataclasses.fields(TrainOptions)]
     values |= {
         name: getattr(arguments, name)
@@ -232,18 +245,56 @@ def _options(arguments: argparse.Namespace) -> "TrainOptions":
     ):
         given = values.get(name) or {}
         if not isinstance(given, dict):
-            raise UsageError(f"{arguments.config}: {name} must be a mapping, got {given!r}")
+            raise UsageError(f"{where}: {name} must be a mapping, got {given!r}")
         values[name] = merged(given, read_settings(settings, option))
-    TrainOptions.require_known(values, str(arguments.config or "the command line"))
+    TrainOptions.require_known(values, where)
     missing = [
         told for told, name in (("ALGO", "algorithm"), ("--env", "env")) if not values.get(name)
     ]
     if missing:
         raise UsageError(f"give {' and '.join(missing)}, or a --config that does; see --help")
-    options = TrainOptions.from_mapping(values, str(arguments.config or "the command line"))
+    options = TrainOptions.from_mapping(values, where)
     name, cls = find_algorithm(options.algorithm)
     require_arguments(cls, options.hyperparameters)
     return dataclasses.replace(options, algorithm=name)
+
+
+def _written(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Options from a file, our own or RL Zoo's; and what to call it in errors."""
+    from sb3_ext.running import read_options
+    from sb3_ext.running.presets import is_presets, options_of_preset, read_preset
+
+    if arguments.preset:
+        if arguments.config is not None:
+            raise UsageError("--preset and --config are two sources of options: give one of them")
+        path = _preset(arguments)
+        return read_preset(path, arguments.env), str(path)
+    if arguments.config is None:
+        return {}, "the command line"
+    where = str(arguments.config)
+    values = read_options(arguments.config)
+    if is_presets(values):
+        values = options_of_preset(values, arguments.env, where)
+    return values, where
+
+
+def _preset(arguments: argparse.Namespace) -> Path:
+    from sb3_ext import registry
+    from sb3_ext.catalog import find_algorithm
+    from sb3_ext.running.presets import preset_file
+
+    if arguments.algorithm is None or arguments.env is None:
+        raise UsageError("--preset needs ALGO and --env; see --help")
+    name, _ = find_algorithm(arguments.algorithm)
+    found = preset_file(name) if ":" not in name else None
+    if found is None:
+        specs = [one for one in registry.public_names().values() if one.kind == "algorithm"]
+        known = ", ".join(sorted(one.public_name for one in specs if preset_file(one.name)))
+        raise UsageError(
+            f"{arguments.algorithm} brings no presets ({known} do); --config reads a "
+            "file of them, in RL Zoo's format"
+        )
+    return found
 
 
 def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -196,9 +198,18 @@ def test_workers_share_the_trials():
     assert result.finals is not None
 
 
-@pytest.mark.parametrize(
-    ("how", "why"), [("reward", "mean return of evaluation"), ("crash", "simulator is gone")]
-)
+def test_each_run_is_a_wandb_run_of_the_study_s_group(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    result = tune(small(trials=1, top=0, track="wandb"), tell=silent)
+    (found,) = result.folder.rglob("run-*.wandb")
+    command = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", str(found)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for part in ('"small"', "seed=0", "trial=0", '"tune"', "eval/mean_reward"):
+        assert part in told, part
+
+
+@pytest.mark.parametrize(("how", "why"), [("reward", "nan"), ("crash", "simulator is gone")])
 def test_failed_trials_are_told_with_the_reason_and_stop_a_study_of_nothing_else(how, why):
     options = small(env="Crashing-v0", env_kwargs={"how": how, "after": 20}, trials=9)
     with pytest.raises(UsageError, match=f"the first 3 trials all failed; the last one: .*{why}"):
@@ -217,7 +228,7 @@ def test_a_trial_that_takes_too_long_fails():
 def test_nothing_completed_is_told():
     with pytest.raises(UsageError, match=r"no trial .* was completed \(4 waiting\).* no time for"):
         tune(small(timeout=1e-9), tell=silent)
-    with pytest.raises(UsageError, match="no trial .* was completed"):  # its limit is kept
+    with pytest.raises(UsageError, match=r"no trial .* was completed"):  # its limit is kept
         go_on(Path("studies/small"), tell=silent)
 
 
