@@ -29,8 +29,26 @@ def address(where: str, folder: Path) -> str:
     return names.get(where) or str(URL)
 
 
+OPEN: list[Any] = []
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    while OPEN:
+        storage = OPEN.pop()
+        if hasattr(storage, "engine"):
+            storage.remove_session()
+            storage.engine.dispose()
+
+
+def opened(where: str) -> Any:
+    OPEN.append(open_storage(where))
+    return OPEN[-1]
+
+
 def queue_of(where: str, name: str, total: int = 4, **options: Any) -> TrialQueue:
-    storage = open_storage(where)
+    storage = opened(where)
     study = optuna.create_study(study_name=name, storage=storage, load_if_exists=True)
     return TrialQueue(study, storage, total, **options)
 
@@ -200,7 +218,7 @@ def test_the_same_study_whoever_runs_it(tmp_path):
 
 
 def test_jobs_are_done_once_each_whatever_is_added_later(where, name):
-    storage = open_storage(where)
+    storage = opened(where)
     study = optuna.create_study(study_name=name, storage=storage)
     jobs = [{"of": of, "seed": seed} for of in (3, 7) for seed in (0, 1)]
     for wanted, new in ((jobs, 4), (jobs, 0), ([*jobs[2:], {"of": 9, "seed": 0}], 1)):
