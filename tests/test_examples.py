@@ -30,6 +30,10 @@ class Tiny:
 TINY = {
     "custom_weighting.py": Tiny("--steps 300"),
     "prioritized_replay.py": Tiny("--replay ere_per --steps 400"),
+    "tune_temperature.py": Tiny(
+        "--steps 120 --seeds 2 --temperatures 2 10 --out {out}/t",
+        ("t/temperature.png", "t/study.log"),
+    ),
     "policy_dependent_norm.py": Tiny("--out {out}/norm.png", ("norm.png",)),
     "demo.py": Tiny(
         "--env Pendulum-v1 --steps 600 --seed 3 --run-dir {out}/run",
