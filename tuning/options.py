@@ -16,7 +16,13 @@ from sb3_ext.catalog import find_algorithm
 from sb3_ext.errors import UsageError
 from sb3_ext.running import TrainOptions, read_options
 from sb3_ext.running.hyperparameters import require_arguments
-from sb3_ext.tuning.spaces import hyperparameters, plain_space, study_space, with_defaults
+from sb3_ext.tuning.spaces import (
+    hyperparameters,
+    plain_space,
+    study_space,
+    that_learns,
+    with_defaults,
+)
 
 STUDY = "study.yaml"
 SAMPLERS = ("tpe", "random")
@@ -144,6 +150,8 @@ class TuneOptions:
     def search_space(self, cls: type) -> tuple[dict[str, Any], dict[str, Any]]:
         """The space and the default configuration in it, see ``with_defaults``."""
         atoms = study_space(cls, self.hyperparameters, self.space, self.ranges)
+        if "learning_starts" not in self.ranges:
+            atoms = that_learns(atoms, self.steps)
         return with_defaults(cls, self.hyperparameters, atoms) if self.enqueue else (atoms, {})
 
     def run_options(self, drawn: Mapping[str, Any], *, seed: int) -> TrainOptions:

@@ -145,6 +145,25 @@ def with_defaults(
     return wide, defaults
 
 
+def that_learns(atoms: Mapping[str, Atom], steps: int) -> dict[str, Atom]:
+    """The space without values of ``learning_starts`` that leave no half of the run to learn in.
+
+    They are declared for long runs; in a short one such a trial would only cost time.
+
+    :param steps: of a run
+    """
+    atom = atoms.get("learning_starts")
+    if not isinstance(atom, Choice):
+        return dict(atoms)
+    left = tuple(one for one in atom.options if isinstance(one, int) and one <= steps // 2)
+    kept = dict(atoms)
+    if left:
+        kept["learning_starts"] = Choice(left)
+    else:
+        del kept["learning_starts"]
+    return kept
+
+
 def hyperparameters(fixed: Mapping[str, Any], drawn: Mapping[str, Any]) -> dict[str, Any]:
     """An algorithm's arguments, nested, of what is fixed and what a trial drew.
 

@@ -16,6 +16,7 @@ from sb3_ext.tuning.spaces import (
     hyperparameters,
     plain_space,
     study_space,
+    that_learns,
     with_defaults,
 )
 
@@ -119,6 +120,15 @@ def test_the_defaults_of_every_algorithm_are_a_trial_of_its_space():
         assert drawn == defaults
         # Of None, which says "as the base", there is no number.
         assert set(wide) - set(defaults) <= {"ratio_learning_rate"}, name
+
+
+def test_a_short_run_is_not_all_random_steps():
+    atoms = declared_space(sb3_ext.SAC, {})
+    assert atoms["learning_starts"] == Choice((100, 1_000, 10_000))
+    assert that_learns(atoms, 20_000)["learning_starts"] == Choice((100, 1_000, 10_000))
+    assert that_learns(atoms, 19_999)["learning_starts"] == Choice((100, 1_000))
+    assert "learning_starts" not in that_learns(atoms, 150)
+    assert that_learns({"tau": Float(0.0, 1.0)}, 1) == {"tau": Float(0.0, 1.0)}
 
 
 def test_what_a_trial_drew_goes_where_it_belongs():
