@@ -122,7 +122,7 @@ def replay(arguments: argparse.Namespace) -> None:
     worths = sorted(one.worth for one in recorded)
     print(
         f"{len(recorded)} configurations, {len(recorded[0].means)} seeds, {arguments.orders} "
-        f"orders of {arguments.trials} trials; worth of the best {worths[-1]:.1f}, of the median one "
+        f"orders of {arguments.trials} trials; worth of the best {worths[-1]:.1f}, of the median "
         f"{statistics.median(worths):.1f}\n"
     )
     print("| tuning seeds | pruner | steps spent | regret, mean [95 %] | worth, mean |")
