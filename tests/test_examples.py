@@ -135,8 +135,15 @@ def test_ctrl_c_keeps_what_was_learned(tmp_path):
         if monitor.exists() and len(monitor.read_text().splitlines()) > 3:  # episodes have ended
             break
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    printed, _ = process.communicate(timeout=60)
+    try:
+        process.send_signal(signal.SIGINT)
+        try:
+            printed, _ = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:  # it met a destructor, in which Python drops it
+            process.send_signal(signal.SIGINT)
+            printed, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 0, printed
     assert "Stopped after" in printed
     for name in ("model.zip", "replay_buffer.pkl", "learning_curve.png"):

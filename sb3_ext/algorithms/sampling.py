@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import pathlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -28,45 +28,44 @@ HINDSIGHT = (
 )
 
 
-@dataclass(frozen=True)
 class _Told:
     """Up to where the sampler knows the buffer; its writes are not counted anywhere.
 
-    :param newest: what was in the newest row: other bytes there say that the ring has come round
+    One row of it is remembered, the newest: other bytes there say that the ring has come round.
     """
 
-    buffer: ReplayBuffer
-    pos: int
-    full: bool
-    newest: bytes
+    # Made at every step of the environment, so without a dataclass's ceremony.
+    __slots__ = ("arrays", "buffer", "full", "newest", "pos")
+    arrays: list[np.ndarray]
 
-    @classmethod
-    def of(cls, buffer: ReplayBuffer) -> _Told:
-        return cls(buffer, buffer.pos, buffer.full, _row(buffer, buffer.pos - 1))
+    def __init__(self, buffer: ReplayBuffer, before: _Told | None) -> None:
+        self.buffer, self.pos, self.full = buffer, buffer.pos, buffer.full
+        known = before is not None and before.buffer is buffer
+        self.arrays = before.arrays if known and before is not None else _arrays(buffer)
+        self.newest = self._newest() if self.full or self.pos else None
 
-    def rows_since(self) -> np.ndarray | None:
-        """The rows that were written since; None if that may be all of them."""
+    def rows_since(self) -> int | None:
+        """How many rows were written since, from ``pos`` on; None if that may be all of them."""
         buffer = self.buffer
-        rows = (buffer.pos - self.pos) % buffer.buffer_size
+        rows: int = (buffer.pos - self.pos) % buffer.buffer_size
         emptied = not buffer.full and (self.full or buffer.pos < self.pos)
         # One row is what training writes; more, by hand, may have come round several times.
-        came_round = buffer.full and not self.full and rows != 1
-        if emptied or came_round or _row(buffer, self.pos - 1) != self.newest:
+        came_round = buffer.full and not self.full and (rows != 1 or self.newest is None)
+        if emptied or came_round or (self.newest is not None and self._newest() != self.newest):
             return None
-        return (self.pos + np.arange(rows)) % buffer.buffer_size
+        return rows
+
+    def _newest(self) -> list[bytes]:
+        row = self.pos - 1
+        return [array[row].tobytes() for array in self.arrays]
 
 
-def _row(buffer: ReplayBuffer, row: int) -> bytes:
+def _arrays(buffer: ReplayBuffer) -> list[np.ndarray]:
     """All that a row holds, but for what the next one shares with it to save memory."""
-    if row < 0 and not buffer.full:
-        return b""  # there is none
-    arrays: Any = (buffer.observations, buffer.actions, buffer.rewards, buffer.dones)
-    parts = [
-        part[row].tobytes()
-        for array in arrays
-        for part in (array.values() if isinstance(array, dict) else (array,))
+    parts: Any = (buffer.observations, buffer.actions, buffer.rewards, buffer.dones)
+    return [
+        array for part in parts for array in (part.values() if isinstance(part, dict) else (part,))
     ]
-    return b"".join(parts)
 
 
 class Sampling(OffPolicyAlgorithm):
@@ -162,7 +161,7 @@ class Sampling(OffPolicyAlgorithm):
     def mark_told(self) -> None:
         """The sampler knows all that the buffer holds now."""
         buffer = self.replay_buffer
-        self.told = None if buffer is None or self.sampler is None else _Told.of(buffer)
+        self.told = None if buffer is None or self.sampler is None else _Told(buffer, self.told)
 
     def tell_sampler(self) -> None:
         """Tell it what was written since it was last told: by ``learn``, or by the user.
@@ -174,13 +173,15 @@ class Sampling(OffPolicyAlgorithm):
         if self.sampler is None or buffer is None:
             return
         told = self.told
-        written = told.rows_since() if told is not None and told.buffer is buffer else None
-        if written is None:
+        rows = told.rows_since() if told is not None and told.buffer is buffer else None
+        if told is None or rows is None:
             self._adopt(None, "the replay buffer of the model")
-            return
-        if len(written):
-            indices = written[:, None] * buffer.n_envs + np.arange(buffer.n_envs)
-            self.sampler.added(indices.reshape(-1))
+        elif rows:
+            first, n_envs = told.pos, buffer.n_envs
+            indices = np.arange(first * n_envs, (first + rows) * n_envs)
+            if first + rows > buffer.buffer_size:  # over the end of the ring
+                indices %= buffer.buffer_size * n_envs
+            self.sampler.added(indices)
             self.mark_told()
 
     def load_replay_buffer(
