@@ -24,7 +24,7 @@ install: $(STAMP)  ## make $(VENV) and install the package in it, editable, with
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) "setuptools>=77"
-	$(PIP) --no-build-isolation -e ".[dev]"
+	$(PIP) --no-build-isolation -e ".[dev,zoo]"
 	touch $@
 
 demo: $(STAMP)  ## train a small agent and draw its learning curve (DEMO_ARGS)
