@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import shlex
+import subprocess
 import sys
 import tempfile
 import warnings
@@ -42,6 +43,8 @@ OPTIONAL = {
     "imitation": ("imitation learning", "pip install --no-deps imitation==1.0.1"),
     "imageio": ("videos", "pip install imageio"),
 }
+#: What changes other packages when it is imported (Gymnasium's TimeLimit): not in this process.
+PATCHING = frozenset({"rl_zoo3"})
 TRIED_IMITATION = "1.0.1"
 
 
@@ -196,7 +199,8 @@ def _optional() -> Iterator[Row]:
         except importlib.metadata.PackageNotFoundError:
             yield Row("optional parts", name, "missing", f"for {use}", install)
             continue
-        if fault := _import_fault(name):
+        fault = _import_fault(name, apart=name in PATCHING)
+        if fault:
             yield Row("optional parts", name, "broken", f"{version}; {fault}", install)
             continue
         told = version
@@ -258,8 +262,16 @@ def _fits(version: str, wanted: str) -> bool:
     return SpecifierSet(wanted).contains(version, prereleases=True)
 
 
-def _import_fault(module: str) -> str:
-    """Why a module does not import; nothing if it does."""
+def _import_fault(module: str, *, apart: bool = False) -> str:
+    """Why a module does not import; nothing if it does.
+
+    :param apart: try it in a process of its own
+    """
+    if apart:
+        command = [sys.executable, "-c", f"import {module}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        return f"it does not import: {last}" if done.returncode else ""
     try:
         importlib.import_module(module)
     except (Exception, SystemExit) as error:
