@@ -16,9 +16,6 @@ import numpy as np
 Law = tuple[Callable[[Any], bool], str]
 """A test, and the words that follow "must be" in the error."""
 
-#: Names for ``critic_loss=``; those of ``sb3_ext.losses.LOSSES``, known without importing torch.
-CRITIC_LOSSES = ("mse", "huber", "pal")
-
 _NUMBER = (int, float, np.integer, np.floating)
 
 

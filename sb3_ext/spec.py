@@ -25,6 +25,9 @@ Option: TypeAlias = bool | int | float | str | None
 DOORS: dict[Kind, str] = {"sampler": "replay", "weighting": "weighting"}
 """The argument of an algorithm that takes a part of each kind."""
 
+CRITIC_LOSSES = ("mse", "huber", "pal")
+"""Names for ``critic_loss=``; those of ``sb3_ext.losses.LOSSES``, known without importing torch."""
+
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 _TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 

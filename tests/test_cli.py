@@ -8,9 +8,8 @@ import sb3_ext
 from sb3_ext import cli, registry
 from sb3_ext.discovery import Plugin
 from sb3_ext.losses import LOSSES
-from sb3_ext.options import CRITIC_LOSSES
 from sb3_ext.signatures import own_arguments
-from sb3_ext.spec import Choice, Float, Int, Paper, PluginSpec
+from sb3_ext.spec import CRITIC_LOSSES, Choice, Float, Int, Paper, PluginSpec
 
 PAPER = Paper(title="On toys", authors="Doe", year=2026, url="https://example.org/toys")
 

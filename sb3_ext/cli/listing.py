@@ -10,10 +10,9 @@ from sb3_ext import catalog, registry
 from sb3_ext.cli.parsing import add_command
 from sb3_ext.cli.tables import print_table
 from sb3_ext.errors import UsageError
-from sb3_ext.options import CRITIC_LOSSES
 from sb3_ext.registry import Plugin, PluginError, UnknownPluginError
 from sb3_ext.signatures import constructor_arguments, own_arguments
-from sb3_ext.spec import DOORS, Atom, Choice
+from sb3_ext.spec import CRITIC_LOSSES, DOORS, Atom, Choice
 
 
 def add_parsers(commands: Any) -> None:
