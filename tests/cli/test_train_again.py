@@ -108,7 +108,7 @@ def test_a_value_of_the_wrong_kind_is_told(capsys, tmp_path, words, told, monkey
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("CartPole-v1:\n  n_timesteps: 1e5", "unknown key 'CartPole-v1'"),
+        ("CartPole-v1:\n  n_timesteps: 1e5", "has presets for several environments: give --env"),
         ("algorithm: SAC\nenv: Pendulum-v1\nnormalize: 'no'", "normalize must be true or false"),
         ("algorithm: SAC\nenv: Pendulum-v1\nsave_replay_buffer: 7", "must be true or false, got 7"),
         ("algorithm: SAC\nenv: Pendulum-v1\nsteps: 4xx", "it.yaml: steps must be an integer"),
