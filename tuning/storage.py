@@ -6,9 +6,11 @@ import re
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import optuna
+import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
@@ -55,13 +57,33 @@ def _database(url: str) -> BaseStorage:
     """A database; where several processes find it empty at one moment, one makes the tables."""
     for attempt in range(5):
         try:
-            return RDBStorage(url, engine_kwargs=_patience(url))
+            storage = RDBStorage(url, engine_kwargs=_patience(url))
+            if url.startswith("sqlite"):
+                _one_at_a_time(storage)
+            return storage
         except Exception as error:
             made_meanwhile = type(error).__name__ == "IntegrityError" or "exists" in str(error)
             if attempt == 4 or not made_meanwhile:
                 raise
             time.sleep(0.3 * (attempt + 1))
     raise AssertionError("the last attempt returns or raises")
+
+
+def _one_at_a_time(storage: RDBStorage) -> None:
+    """Let a transaction of SQLite begin as a writer: else two may both read a trial as waiting.
+
+    The recipe is SQLAlchemy's, from its page on SQLite.
+    """
+
+    def connected(connection: Any, record: Any) -> None:
+        connection.isolation_level = None  # pysqlite's own BEGIN comes too late
+
+    def begun(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    sqlalchemy.event.listen(storage.engine, "connect", connected)
+    sqlalchemy.event.listen(storage.engine, "begin", begun)
+    storage.engine.dispose()  # the connections that were made before
 
 
 def _patience(url: str) -> dict[str, object]:

@@ -143,7 +143,8 @@ def start_wandb(
         given = require_wandb().Settings(**{**settings, **given})
     Path(run_dir).mkdir(parents=True, exist_ok=True)
     arguments = {
-        "dir": str(run_dir),
+        # Absolute: W&B's service writes it, and stays in the folder where the first run began.
+        "dir": str(Path(run_dir).absolute()),
         **options,
         "name": name,
         "config": dict(config),

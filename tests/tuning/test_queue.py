@@ -87,7 +87,7 @@ def test_processes_that_start_together_do_each_trial_once(where, name, tmp_path)
         one.join(120)
         assert one.exitcode == 0
     done = [number for file in files for number in json.loads(file.read_text())]
-    assert Counter(done) == Counter(range(24)) or len(set(done)) == len(done) == 24
+    assert sorted(done) == list(range(24))
     assert sum(bool(json.loads(file.read_text())) for file in files) >= 2
     states = Counter(one.state for one in queue_of(where, name).study.trials)
     assert states[TrialState.COMPLETE] == 24
