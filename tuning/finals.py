@@ -152,6 +152,8 @@ def _run_job(
     job = trial.user_attrs
     name = "defaults" if job[OF] == DEFAULT else f"{job[OF]:04d}"
     where = folder / job[PURPOSE] / name / f"seed_{job[SEED]}"
+    if where.exists():  # of a process that died, whose job this is again
+        where = where.with_name(f"{where.name}_again_{trial.number}")
     report = Report(optuna.trial.FixedTrial({}))
     tags = {"stage": job[PURPOSE], "trial": job[OF]}
     try:
