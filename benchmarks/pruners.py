@@ -36,8 +36,9 @@ from optuna.pruners import (
 from sb3_ext.evaluation import bootstrap_interval
 from sb3_ext.tuning.callbacks import LAST
 
-#: The seeds that a study sees; the others judge.
-TUNING_SEEDS = 2
+#: The seeds of a trial, by study; those that no study sees judge. The Wilcoxon pruner compares seed
+#: by seed, and four pairs are the fewest that can reach its threshold of 0.1.
+TUNING_SEEDS = (1, 2, 4)
 
 
 @dataclass(frozen=True)
@@ -55,17 +56,18 @@ class Recorded:
     @property
     def worth(self) -> float:
         """By the seeds that no study saw."""
-        return statistics.fmean(self.score(seed) for seed in range(TUNING_SEEDS, len(self.means)))
+        return statistics.fmean(self.score(seed) for seed in range(max(TUNING_SEEDS), len(self.means)))
 
 
-def pruners(run: int) -> dict[str, Callable[[], BasePruner]]:
-    """By name; made anew for each study.
+def pruners(run: int, seeds: int) -> dict[str, Callable[[], BasePruner]]:
+    """By name; made anew for each study, as ``sb3-ext tune`` makes them.
 
     :param run: steps of one run
+    :param seeds: runs of a trial
     """
     return {
         "none": NopPruner,
-        "median": lambda: MedianPruner(n_startup_trials=5, n_warmup_steps=run // 3),
+        "median": lambda: MedianPruner(n_startup_trials=5, n_warmup_steps=run * seeds // 3),
         "median, no warm-up": lambda: MedianPruner(n_startup_trials=5, n_warmup_steps=0),
         "halving": lambda: SuccessiveHalvingPruner(min_resource=run // 4, reduction_factor=2),
         "wilcoxon": lambda: WilcoxonPruner(p_threshold=0.1, n_startup_steps=2),
@@ -127,11 +129,11 @@ def replay(arguments: argparse.Namespace) -> None:
     )
     print("| tuning seeds | pruner | steps spent | regret, mean [95 %] | worth, mean |")
     print("| --: | --- | --: | --: | --: |")
-    for seeds in range(1, TUNING_SEEDS + 1):
+    for seeds in TUNING_SEEDS:
         results: dict[str, list[tuple[float, float]]] = {}
-        for name, make in pruners(recorded[0].steps[-1]).items():
-            if name == "wilcoxon" and seeds < TUNING_SEEDS:
-                continue  # it compares pairs of instances, of which one is too few
+        for name, make in pruners(recorded[0].steps[-1], seeds).items():
+            if name == "wilcoxon" and seeds == 1:
+                continue  # there is nothing to pair
             rng = np.random.default_rng(0)  # the same orders for all
             for _ in range(arguments.orders):
                 order = [recorded[i] for i in rng.permutation(len(recorded))[: arguments.trials]]
@@ -237,7 +239,7 @@ def main() -> None:
     collecting.add_argument("--env", default="CartPole-v1")
     collecting.add_argument("--steps", type=int, default=8_000)
     collecting.add_argument("--evaluations", type=int, default=10)
-    collecting.add_argument("--seeds", type=int, default=5)
+    collecting.add_argument("--seeds", type=int, default=8)
     collecting.add_argument("--configurations", type=int, default=40)
     collecting.add_argument("--jobs", type=int, default=1)
     collecting.add_argument("--out", type=Path, required=True)
