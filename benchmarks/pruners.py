@@ -56,7 +56,8 @@ class Recorded:
     @property
     def worth(self) -> float:
         """By the seeds that no study saw."""
-        return statistics.fmean(self.score(seed) for seed in range(max(TUNING_SEEDS), len(self.means)))
+        unseen = range(max(TUNING_SEEDS), len(self.means))
+        return statistics.fmean(self.score(seed) for seed in unseen)
 
 
 def pruners(run: int, seeds: int) -> dict[str, Callable[[], BasePruner]]:
