@@ -11,6 +11,12 @@ from sb3_ext.algorithms.tqc import TQC as TQC
 from sb3_ext.losses import MSE as MSE
 from sb3_ext.losses import PAL as PAL
 from sb3_ext.losses import Huber as Huber
+from sb3_ext.offline.baselines import OfflineDDPG as OfflineDDPG
+from sb3_ext.offline.baselines import OfflineDQN as OfflineDQN
+from sb3_ext.offline.baselines import OfflineSAC as OfflineSAC
+from sb3_ext.offline.baselines import OfflineTD3 as OfflineTD3
+from sb3_ext.plugins.bcq.algorithm import BCQ as BCQ
+from sb3_ext.plugins.bcq.discrete import DiscreteBCQ as DiscreteBCQ
 from sb3_ext.plugins.ere.buffer import EREReplayBuffer as EREReplayBuffer
 from sb3_ext.plugins.ere.config import EmphasizeRecent as EmphasizeRecent
 from sb3_ext.plugins.lfiw.algorithms import LFIWDQN as LFIWDQN

@@ -19,7 +19,12 @@ def rows_in_use(buffer: ReplayBuffer) -> int:
 
 
 def capture_buffer(encoder: Encoder, buffer: ReplayBuffer) -> Node:
-    """All its arrays, rows that were never written to left out."""
+    """All its arrays, rows that were never written to left out.
+
+    A buffer that cannot be written to says by its ``fingerprint()`` what it holds.
+    """
+    if hasattr(buffer, "fingerprint"):
+        return {"class": class_name(buffer), "fingerprint": buffer.fingerprint()}
     rows, nodes = rows_in_use(buffer), {}
     for name, value in instance_attributes(buffer):
         if name in ("device", "env", "observation_space", "action_space", "obs_shape"):
@@ -57,6 +62,12 @@ def restore_buffer(decoder: Decoder, saved: Node, buffer: ReplayBuffer) -> None:
         raise CheckpointError(
             f"the checkpoint holds a {saved['class']}, the model has a {class_name(buffer)}"
         )
+    if "fingerprint" in saved:
+        if saved["fingerprint"] != buffer.fingerprint():  # type: ignore[attr-defined]
+            raise CheckpointError(
+                "the checkpoint is of a run on other data: give the dataset of that run"
+            )
+        return
     for name, node in saved["nodes"].items():
         current = getattr(buffer, name)
         if "sampler" in node:

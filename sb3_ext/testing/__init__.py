@@ -13,6 +13,7 @@ from typing import Any
 
 _SUITES = {
     "AlgorithmConformance": "sb3_ext.testing.algorithms",
+    "OfflineConformance": "sb3_ext.testing.offline",
     "SamplerConformance": "sb3_ext.testing.samplers",
     "WeightingConformance": "sb3_ext.testing.weightings",
 }

@@ -1,0 +1,1 @@
+"""BCQ, batch-constrained Q-learning (Fujimoto et al. 2019), continuous and discrete."""

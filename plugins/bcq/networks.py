@@ -1,0 +1,349 @@
+"""The networks of continuous BCQ: generative model, perturbation, and the policy around them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BaseModel, BasePolicy, ContinuousCritic
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    NatureCNN,
+    create_mlp,
+)
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import Tensor, nn
+
+from sb3_ext.plugins.bcq.equations import perturbed
+
+#: Widths of the hidden layers by name. "paper" is the authors' code; "small" is ours, for a CPU.
+NET_ARCHS: dict[str, dict[str, list[int]]] = {
+    "paper": {"pi": [400, 300], "qf": [400, 300], "vae": [750, 750]},
+    "small": {"pi": [256, 256], "qf": [256, 256], "vae": [256, 256]},
+}
+#: Where latents are clipped when actions are sampled.
+LATENT_BOUND = 0.5
+#: Bounds of the encoder's log standard deviation.
+LOG_STD_BOUNDS = (-4.0, 15.0)
+
+
+def features_of(network: BaseModel, observations: PyTorchObs) -> Tensor:
+    """What a network's own extractor makes of observations, ``[B, F]``."""
+    extractor: Any = network.features_extractor
+    return network.extract_features(observations, extractor)
+
+
+class GenerativeModel(BaseModel):
+    """The conditional variational autoencoder ``G_omega`` of the data's actions.
+
+    :param net_arch: widths of encoder and decoder each
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
+        )
+        self.action_dim = get_action_dim(action_space)
+        self.latent_dim = 2 * self.action_dim
+        encoder = create_mlp(features_dim + self.action_dim, 0, net_arch, activation_fn)
+        self.encoder = nn.Sequential(*encoder)
+        width = net_arch[-1] if net_arch else features_dim + self.action_dim
+        self.mean = nn.Linear(width, self.latent_dim)
+        self.log_std = nn.Linear(width, self.latent_dim)
+        self.decoder = nn.Sequential(
+            *create_mlp(
+                features_dim + self.latent_dim,
+                self.action_dim,
+                net_arch,
+                activation_fn,
+                squash_output=True,
+            )
+        )
+
+    def encode(self, features: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of the latent, ``[B, J]`` each."""
+        hidden = self.encoder(th.cat([features, actions], dim=1))
+        return self.mean(hidden), self.log_std(hidden).clamp(*LOG_STD_BOUNDS)
+
+    def decode(self, features: Tensor, latents: Tensor) -> Tensor:
+        """Actions in [-1, 1], ``[B, A]``."""
+        actions: Tensor = self.decoder(th.cat([features, latents], dim=1))
+        return actions
+
+    def sample_latents(self, count: int, generator: th.Generator | None = None) -> Tensor:
+        """Clipped standard normal latents ``[count, J]``.
+
+        Clipped, not drawn anew: six of ten lie on the bound.
+        """
+        shape = (count, self.latent_dim)
+        device = self.device if generator is None else generator.device
+        latents = th.randn(shape, generator=generator, device=device)
+        return latents.clamp_(-LATENT_BOUND, LATENT_BOUND).to(self.device)
+
+
+class Perturbation(BaseModel):
+    """``xi_phi``: moves an action by at most ``phi`` in each dimension."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        phi: float,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
+        )
+        self.phi = phi
+        action_dim = get_action_dim(action_space)
+        layers = create_mlp(
+            features_dim + action_dim, action_dim, net_arch, activation_fn, squash_output=True
+        )
+        self.direction = nn.Sequential(*layers)
+
+    def forward(self, features: Tensor, actions: Tensor) -> Tensor:
+        """The perturbed actions ``[B, A]``."""
+        direction = self.direction(th.cat([features, actions], dim=1))
+        return perturbed(actions, direction, self.phi)
+
+
+class BCQPolicy(BasePolicy):
+    """Generative model, perturbation (``actor``) and two critics, each with its own features.
+
+    :param net_arch: ``"paper"`` (None), ``"small"``, one list of widths for all networks, or a
+        mapping with ``pi``, ``qf`` and ``vae``
+    :param phi: see :class:`~sb3_ext.BCQ`
+    :param n_eval_actions: see :class:`~sb3_ext.BCQ`
+    """
+
+    actor: Perturbation
+    actor_target: Perturbation
+    critic: ContinuousCritic
+    critic_target: ContinuousCritic
+    vae: GenerativeModel
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        net_arch: str | list[int] | Mapping[str, list[int]] | None = None,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        phi: float = 0.05,
+        n_eval_actions: int = 100,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor_class,
+            features_extractor_kwargs,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+            normalize_images=normalize_images,
+            squash_output=True,
+        )
+        self.net_arch = net_arch
+        self.widths = resolve_net_arch(net_arch)
+        self.activation_fn = activation_fn
+        self.phi, self.n_eval_actions = phi, n_eval_actions
+        self._latents: Tensor | None = None
+        self._build(lr_schedule)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        self.vae = self._made(GenerativeModel, "vae")
+        self.actor = self._made(Perturbation, "pi", phi=self.phi)
+        self.actor_target = self._made(Perturbation, "pi", phi=self.phi)
+        self.critic = self._made(ContinuousCritic, "qf", share_features_extractor=False)
+        self.critic_target = self._made(ContinuousCritic, "qf", share_features_extractor=False)
+        self.actor_target.load_state_dict(self.actor.state_dict())
+        self.critic_target.load_state_dict(self.critic.state_dict())
+        rate = {"lr": lr_schedule(1), **self.optimizer_kwargs}
+        for network in (self.vae, self.actor, self.critic):
+            network.optimizer = self.optimizer_class(network.parameters(), **rate)
+        self.actor_target.set_training_mode(False)
+        self.critic_target.set_training_mode(False)
+
+    def _made(self, cls: Any, part: str, **options: Any) -> Any:
+        shared = {
+            "observation_space": self.observation_space,
+            "action_space": self.action_space,
+            "activation_fn": self.activation_fn,
+            "normalize_images": self.normalize_images,
+            "net_arch": self.widths[part],
+            **options,
+        }
+        return cls(**self._update_features_extractor(shared, None)).to(self.device)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(
+            net_arch=self.net_arch,
+            activation_fn=self.activation_fn,
+            lr_schedule=self._dummy_schedule,
+            optimizer_class=self.optimizer_class,
+            optimizer_kwargs=self.optimizer_kwargs,
+            features_extractor_class=self.features_extractor_class,
+            features_extractor_kwargs=self.features_extractor_kwargs,
+            phi=self.phi,
+            n_eval_actions=self.n_eval_actions,
+        )
+        return data
+
+    def candidates(
+        self, observations: PyTorchObs, n: int, perturbation: Perturbation, latents: Tensor
+    ) -> Tensor:
+        """``n`` perturbed samples of the generative model for each state, ``[B * n, A]``.
+
+        Those of one state lie together. The features of a state are computed once.
+
+        :param latents: ``[B * n, J]``
+        """
+        features = features_of(self.vae, observations)
+        actions = self.vae.decode(features.repeat_interleave(n, dim=0), latents)
+        if self.phi == 0:
+            return actions
+        features = features_of(perturbation, observations)
+        moved: Tensor = perturbation(features.repeat_interleave(n, dim=0), actions)
+        return moved
+
+    def forward(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        """The action of each state, in [-1, 1]."""
+        return self._predict(observation, deterministic=deterministic)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        """The best of ``n_eval_actions`` candidates by Q1.
+
+        ``deterministic`` uses the same latents at all times and for all states.
+        """
+        n = self.n_eval_actions
+        first = next(iter(observation.values())) if isinstance(observation, dict) else observation
+        batch = len(first)
+        if deterministic:
+            latents = self._fixed_latents().repeat(batch, 1)
+        else:
+            latents = self.vae.sample_latents(batch * n)
+        actions = self.candidates(observation, n, self.actor, latents)
+        if n == 1:
+            return actions
+        features = features_of(self.critic, observation)
+        pairs = th.cat([features.repeat_interleave(n, dim=0), actions], dim=1)
+        best = self.critic.q_networks[0](pairs).reshape(batch, n).argmax(dim=1)
+        rows = th.arange(batch, device=best.device)
+        return actions.reshape(batch, n, -1)[rows, best]
+
+    def _fixed_latents(self) -> Tensor:
+        """``[n_eval_actions, J]``, from a seed of their own: in every process the same."""
+        held = self._latents
+        if held is None or len(held) != self.n_eval_actions or held.device != self.device:
+            generator = th.Generator().manual_seed(0)
+            held = self._latents = self.vae.sample_latents(self.n_eval_actions, generator)
+        return held
+
+    def set_training_mode(self, mode: bool) -> None:
+        """As in SB3; the targets stay in evaluation mode."""
+        for network in (self.vae, self.actor, self.critic):
+            network.set_training_mode(mode)
+        self.training = mode
+
+
+class CnnPolicy(BCQPolicy):
+    """The same for images."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        net_arch: str | list[int] | Mapping[str, list[int]] | None = None,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch,
+            activation_fn,
+            features_extractor_class,
+            **kwargs,
+        )
+
+
+class MultiInputPolicy(BCQPolicy):
+    """The same for Dict observations."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        net_arch: str | list[int] | Mapping[str, list[int]] | None = None,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch,
+            activation_fn,
+            features_extractor_class,
+            **kwargs,
+        )
+
+
+def resolve_net_arch(
+    net_arch: str | list[int] | Mapping[str, list[int]] | None,
+) -> dict[str, list[int]]:
+    """Widths for ``pi``, ``qf`` and ``vae``.
+
+    :raises ValueError: for an unknown name, or a mapping without one of the three
+    """
+    if net_arch is None:
+        return NET_ARCHS["paper"]
+    if isinstance(net_arch, str):
+        if net_arch not in NET_ARCHS:
+            raise ValueError(
+                f"net_arch by name is one of {', '.join(map(repr, NET_ARCHS))}, got {net_arch!r}"
+            )
+        return NET_ARCHS[net_arch]
+    if isinstance(net_arch, Mapping):
+        missing = [part for part in ("pi", "qf", "vae") if part not in net_arch]
+        if missing or len(net_arch) > 3:
+            raise ValueError(
+                "net_arch as a mapping has widths for pi (perturbation), qf (critics) and vae "
+                f"(encoder and decoder), got {sorted(net_arch)}"
+            )
+        return {part: list(net_arch[part]) for part in ("pi", "qf", "vae")}
+    return {part: list(net_arch) for part in ("pi", "qf", "vae")}
