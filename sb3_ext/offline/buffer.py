@@ -162,25 +162,29 @@ def make_buffer(
 
 
 def scaled_actions(dataset: OfflineDataset) -> Array:
-    """Actions as SB3's buffers hold them: of a Box in [-1, 1], whatever the bounds.
-
-    :raises ValueError: for bounds at infinity
-    """
+    """Actions as SB3's buffers hold them: of a Box in [-1, 1], whatever the bounds."""
     space = dataset.action_space
     if not isinstance(space, spaces.Box):
         return dataset.actions
     low, high = space.low.astype(np.float32), space.high.astype(np.float32)
-    if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        raise ValueError(
-            f"actions must have finite bounds to be scaled to [-1, 1], got {space}: wrap the "
-            "environment with gymnasium.wrappers.RescaleAction, and record from it"
-        )
     if (low == -1).all() and (high == 1).all():
         return dataset.actions
     scaled: Array = dataset.actions - low
     scaled *= 2.0 / (high - low)
     scaled -= 1.0
     return np.clip(scaled, -1.0, 1.0, out=scaled)
+
+
+def require_bounded(space: Space) -> None:
+    """Refuse actions that cannot be scaled to [-1, 1].
+
+    :raises ValueError: for bounds at infinity
+    """
+    if isinstance(space, spaces.Box) and not (np.isfinite([space.low, space.high]).all()):
+        raise ValueError(
+            f"actions must have finite bounds to be scaled to [-1, 1], got {space}: give the "
+            "dataset an action_space with the bounds that the behaviour kept to"
+        )
 
 
 def _laid_out(observations: Observations, space: Space) -> Any:
