@@ -153,7 +153,8 @@ def of_dicts():
         {"x": spaces.Box(-1, 1, (2,)), "image": spaces.Box(0, 255, (3, 36, 36), np.uint8)}
     )
     seen = {"image": images, "x": np.linspace(-1, 1, 8).reshape(4, 2)}
-    return of_discrete(observation_space=space, observations=seen, next_observations=seen)
+    follow = {key: np.roll(values, -1, axis=0) for key, values in seen.items()}
+    return of_discrete(observation_space=space, observations=seen, next_observations=follow)
 
 
 def test_dict_and_image_observations():
