@@ -7,6 +7,7 @@ source. So no more than the data and one slice lie in memory.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -47,12 +48,7 @@ class Columns:
                 "next observation was not recorded counts only where the episode terminated)"
             )
         self.observation_space, self.action_space = observation_space, action_space
-        self.observations = self._observations(length)
-        self.next_observations = self._observations(length)
-        dtype = (
-            np.dtype(np.float32) if isinstance(action_space, spaces.Box) else dtype_of(action_space)
-        )
-        self.actions = np.empty((length, *(action_space.shape or ())), dtype=dtype)
+        self._length = length
         self.rewards = np.empty(length, dtype=np.float32)
         self.terminated = np.zeros(length, dtype=np.bool_)
         self.truncated = np.zeros(length, dtype=np.bool_)
@@ -61,9 +57,29 @@ class Columns:
         self.unfinished = 0
         self.notes: list[str] = []
 
-    def _observations(self, length: int) -> Observations:
+    # The large arrays are made when they are first written to, so that a reader whose source lies
+    # in memory can let go of one array before the next is there twice.
+
+    @cached_property
+    def observations(self) -> Observations:
+        """``[length, *shape]``, or a dict of such arrays."""
+        return self._observations()
+
+    @cached_property
+    def next_observations(self) -> Observations:
+        """As ``observations``."""
+        return self._observations()
+
+    @cached_property
+    def actions(self) -> Array:
+        """``[length, *shape]``, in the environment's units."""
+        space = self.action_space
+        dtype = np.dtype(np.float32) if isinstance(space, spaces.Box) else dtype_of(space)
+        return np.empty((self._length, *(space.shape or ())), dtype=dtype)
+
+    def _observations(self) -> Observations:
         def make(space: Space) -> Array:
-            return np.empty((length, *(space.shape or ())), dtype=dtype_of(space))
+            return np.empty((self._length, *(space.shape or ())), dtype=dtype_of(space))
 
         if isinstance(self.observation_space, spaces.Dict):
             return {key: make(part) for key, part in self.observation_space.spaces.items()}
