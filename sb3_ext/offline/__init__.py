@@ -1,0 +1,1 @@
+"""Offline reinforcement learning: data, learning from them, and judging what was learned."""
