@@ -106,11 +106,10 @@ def ordinary_weights(log_w: Floats) -> Floats:
             f"a product of ratios is e^{log_w.max():.0f}, more than floating point holds: the two "
             "policies are too far apart for this many steps. Self-normalised weights stay finite"
         )
-    weights: Floats = np.exp(log_w)
-    return weights
+    return np.asarray(np.exp(log_w))
 
 
-def normalized_weights(log_w: Floats, counts: Floats | None = None) -> Floats:
+def normalized_weights(log_w: Floats) -> Floats:
     """``w_i / mean_j w_j``, over episodes, for each column by itself.
 
     The mean of the weights' expectation is 1, so this divides by an estimate of 1 (Precup, Sutton
@@ -118,13 +117,22 @@ def normalized_weights(log_w: Floats, counts: Floats | None = None) -> Floats:
     of what it averages.
 
     :param log_w: ``[E]`` or ``[E, T]``
-    :param counts: ``[E]``, how often each episode counts, for a bootstrap; once by default
     :return: of the same shape. A column of zero weights stays zero
     """
-    top = log_w.max(axis=0)
-    scaled = np.exp(log_w - np.where(np.isfinite(top), top, 0.0))
-    mean = np.average(scaled, axis=0, weights=counts)
+    scaled = scaled_weights(log_w)
+    mean = scaled.mean(axis=0)
     weights: Floats = scaled / np.where(mean > 0, mean, 1.0)
+    return weights
+
+
+def scaled_weights(log_w: Floats) -> Floats:
+    """``w_i / max_j w_j``, for each column by itself: as good as w where only ratios count.
+
+    :param log_w: ``[E]`` or ``[E, T]``
+    :return: of the same shape, in [0, 1]
+    """
+    top = log_w.max(axis=0)
+    weights: Floats = np.exp(log_w - np.where(np.isfinite(top), top, 0.0))
     return weights
 
 

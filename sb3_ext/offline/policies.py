@@ -235,7 +235,8 @@ class GreedyPolicy(SB3Policy):
         assert isinstance(self.action_space, spaces.Discrete)
         n = int(self.action_space.n)
         greedy = super().sample(observations) - int(self.action_space.start)
-        return (1 - self.epsilon) * np.eye(n)[greedy] + self.epsilon / n
+        found: Floats = (1 - self.epsilon) * np.eye(n)[greedy] + self.epsilon / n
+        return found
 
     def log_prob(self, observations: Observations, actions: Array) -> Floats:
         assert isinstance(self.action_space, spaces.Discrete)

@@ -32,6 +32,7 @@ from sb3_ext.offline.policies import (
     Observations,
     batches,
     clipped_log_prob,
+    count,
     rows_of,
 )
 
@@ -49,6 +50,9 @@ class DatasetNetwork(BaseModel):
     :param net_arch: its hidden layers
     :param with_actions: whether actions go in, too
     """
+
+    means: Tensor
+    stds: Tensor
 
     def __init__(
         self,
@@ -145,7 +149,7 @@ class NetworkBehavior(EvaluatedPolicy):
         with th.no_grad():
             for part in batches(observations):
                 seen = self.network.tensors(part)
-                end = start + len(next(iter(part.values())) if isinstance(part, dict) else part)
+                end = start + count(part)
                 found = self.log_likelihood(seen, taken[start:end].to(self.network.device))
                 parts.append(found.cpu().numpy().astype(np.float64))
                 start = end
@@ -161,7 +165,8 @@ class NetworkBehavior(EvaluatedPolicy):
                 for part in batches(observations)
             ]
         drawn = np.concatenate(parts).reshape(-1, *space.shape)
-        return np.clip(drawn, space.low, space.high)
+        clipped: Array = np.clip(drawn, space.low, space.high)
+        return clipped
 
     def _gaussian(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = outputs.chunk(2, dim=1)
@@ -278,7 +283,8 @@ def _extractor(space: spaces.Space[Any]) -> Any:
 def _channels_first(space: spaces.Space[Any]) -> spaces.Space[Any]:
     if isinstance(space, spaces.Dict):
         return spaces.Dict({key: _channels_first(part) for key, part in space.spaces.items()})
-    if is_image_space(space) and not is_image_space_channels_first(space):
-        turned: spaces.Space[Any] = VecTransposeImage.transpose_space(space)
-        return turned
+    if not isinstance(space, spaces.Box) or not is_image_space(space):
+        return space
+    if not is_image_space_channels_first(space):
+        return VecTransposeImage.transpose_space(space)
     return space

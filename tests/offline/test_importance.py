@@ -233,14 +233,6 @@ def test_an_action_the_target_never_takes_ends_an_episode_s_weight():
     np.testing.assert_array_equal(normalized_weights(nobody), np.zeros((2, 2)))
 
 
-def test_counts_are_repetitions():
-    logs = np.random.default_rng(2).normal(size=(3, 4))
-    repeated = normalized_weights(logs.repeat([2, 0, 3], axis=0))
-    np.testing.assert_allclose(
-        normalized_weights(logs, np.array([2, 0, 3]))[[0, 0, 2, 2, 2]], repeated, rtol=1e-12
-    )
-
-
 @pytest.mark.parametrize(
     ("call", "words"),
     [
