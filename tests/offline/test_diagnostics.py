@@ -323,7 +323,7 @@ def trained(algorithm, callback, **options):
     ("algorithm", "options"),
     [
         (sb3.SAC, {}),
-        (sb3.SAC, {"use_sde": True, "sde_sample_freq": 4}),
+        (sb3.SAC, {"use_sde": True, "train_freq": 9}),  # noise is held for nine steps
         (sb3.TD3, {}),
         (sb3.DQN, {"exploration_fraction": 1.0}),
         (QRDQN, {}),
@@ -346,6 +346,19 @@ def test_training_ends_with_the_same_bits(algorithm, options):
     assert same(snapshot(plain), snapshot(watched))
     modes = [layer.training for layer in plain.policy.modules()]
     assert modes == [layer.training for layer in watched.policy.modules()]
+
+
+def test_layers_modes_and_noise_are_put_back():
+    model = make(sb3.SAC, use_sde=True)
+    model.policy.actor.train()
+    model.policy.actor.mu.eval()
+    model.actor.reset_noise()
+    modes = [layer.training for layer in model.policy.modules()]
+    noise = model.actor.action_dist.exploration_mat.clone()
+    assert len(set(modes)) == 2
+    ready(model, ValueDiagnostic(Drift(), max_neglected=1.0)).evaluate()
+    assert modes == [layer.training for layer in model.policy.modules()]
+    assert th.equal(noise, model.actor.action_dist.exploration_mat)
 
 
 def test_with_a_seed_every_evaluation_has_the_same_starts():
