@@ -71,7 +71,8 @@ def load(path: str | os.PathLike[str]) -> OfflineDataset:
         target = target.with_suffix(".npz")
     refusal = f"{target} is not a dataset that OfflineDataset.save wrote"
     try:
-        with np.load(target, allow_pickle=False) as archive:
+        # Opened here, because np.load leaves a damaged file open.
+        with target.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile) or _HEADER not in archive.files:
                 raise ValueError(refusal)
             header = json.loads(archive[_HEADER].tobytes())
@@ -99,3 +100,12 @@ def load(path: str | os.PathLike[str]) -> OfflineDataset:
         action_space=space_from_json(header["action_space"]),
         source=header["source"],
     )
+
+
+def is_dataset(path: str | os.PathLike[str]) -> bool:
+    """Whether a zip archive looks like what :func:`save` wrote."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return f"{_HEADER}.npy" in archive.namelist()
+    except zipfile.BadZipFile:
+        return False

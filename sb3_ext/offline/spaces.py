@@ -170,8 +170,8 @@ def _boxes_differ(ours: spaces.Box, theirs: spaces.Box, what: str, actions: bool
             first = tuple(int(i) for i in np.argwhere(unequal)[0])
             yield (
                 f"{what}: {end} differs in {int(unequal.sum())} of {unequal.size} dimensions, "
-                f"first in {list(first)}: {mine[first]:.6g} in the dataset, {other[first]:.6g} in the "
-                "environment"
+                f"first in {list(first)}: {mine[first]:.6g} in the dataset, {other[first]:.6g} in "
+                "the environment"
             )
 
 
