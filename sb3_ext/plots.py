@@ -36,6 +36,8 @@ def plot_learning_curves(
     statistic: Statistic = np.mean,
     confidence: float = 0.95,
     ylabel: str = "evaluation return",
+    xlabel: str = "environment steps",
+    yscale: str = "linear",
 ) -> Path:
     """Draw one bold curve per label with a bootstrap band over its seeds, and every seed thinly.
 
@@ -44,6 +46,7 @@ def plot_learning_curves(
     :param path: the picture's file; folders are made
     :param statistic: over seeds, called with ``axis=0``: ``numpy.mean`` or
         :func:`interquartile_mean`
+    :param yscale: as matplotlib has it; ``"symlog"`` where some curves leave all others behind
     :raises ValueError: if there is no curve, or a label has no seed
     """
     figure, (axes,) = _figure(title, heights=(4.4,))
@@ -61,7 +64,7 @@ def plot_learning_curves(
         hidden = any(np.array_equal(centre, line.get_ydata()) for line in axes.lines[-200:])
         style = (0, (2, 2)) if hidden else "-"  # dashes show both of two equal curves
         axes.plot(steps, centre, color=colour, linewidth=2.2, linestyle=style, label=label)
-    axes.set(xlabel="environment steps", ylabel=ylabel)
+    axes.set(xlabel=xlabel, ylabel=ylabel, yscale=yscale)
     _legend(axes, columns=4)
     name = "interquartile mean" if statistic is interquartile_mean else statistic.__name__
     counts = sorted({len(seeds) for seeds in curves.values()})
