@@ -14,9 +14,9 @@ Run: TypeAlias = str | Path | Mapping[str, Sequence[float]]
 
 #: Which of the logged values are drawn beside each other, and how the axis calls them.
 PAIRS = {
-    "start": ("estimate_start", "true_start", "value of the first state and action"),
-    "visited": ("estimate_visited", "true_visited", "value of visited states and actions"),
-    "buffer": ("estimate_buffer", "true_visited", "value: estimate in the buffer, true on policy"),
+    "start": ("estimate_start", "true_start", "discounted value at the start"),
+    "visited": ("estimate_visited", "true_visited", "discounted value of visited states"),
+    "buffer": ("estimate_buffer", "true_visited", "discounted value, buffer and visited states"),
 }
 
 
@@ -52,9 +52,7 @@ def plot_value_estimates(
         histories = [_read(one) for one in _listed(seeds)]
         curves[f"{prefix}estimate"] = [_finite(one, estimate) for one in histories]
         curves[f"{prefix}true"] = [_finite(one, truth) for one in histories]
-    return plot_learning_curves(
-        curves, path, title, ylabel=f"{ylabel}, discounted", xlabel=xlabel, yscale=yscale
-    )
+    return plot_learning_curves(curves, path, title, ylabel=ylabel, xlabel=xlabel, yscale=yscale)
 
 
 def _is_history(runs: Any) -> bool:

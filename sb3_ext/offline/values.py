@@ -90,16 +90,18 @@ def _own(model: Any) -> QEstimate | None:
 
 
 def _discrete(model: Any) -> QEstimate | None:
-    if isinstance(network := getattr(model, "q_net", None), th.nn.Module):
+    q_net: Any = getattr(model, "q_net", None)
+    if isinstance(q_net, th.nn.Module):
 
         def of_actions(observations: Any, actions: Tensor) -> Tensor:
-            return _flat(network(observations).gather(1, actions.long()))
+            return _flat(q_net(observations).gather(1, actions.long()))
 
         return of_actions
-    if isinstance(network := getattr(model, "quantile_net", None), th.nn.Module):
+    quantile_net: Any = getattr(model, "quantile_net", None)
+    if isinstance(quantile_net, th.nn.Module):
 
         def of_quantiles(observations: Any, actions: Tensor) -> Tensor:
-            return _flat(network(observations).mean(dim=1).gather(1, actions.long()))
+            return _flat(quantile_net(observations).mean(dim=1).gather(1, actions.long()))
 
         return of_quantiles
     return None

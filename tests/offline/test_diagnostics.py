@@ -22,6 +22,7 @@ from sb3_ext.offline.diagnostics import ValueDiagnostic, compare
 from sb3_ext.offline.rollouts import Evaluated
 from sb3_ext.offline.value_plots import plot_value_estimates
 from sb3_ext.offline.values import q_estimate
+from sb3_ext.resume import ResumableCheckpoint
 from sb3_ext.trees import same, snapshot
 from tests.environments import Drift, make_env
 
@@ -392,6 +393,21 @@ def test_metrics_are_logged_kept_and_saved(tmp_path):
         assert stored["timesteps"].tolist() == [10, 20, 30, 40]
         for name in stored:
             np.testing.assert_array_equal(stored[name], callback.history[name])
+
+
+def test_a_resumed_run_goes_on_with_its_history(tmp_path):
+    histories = []
+    for steps in (40, 80):
+        model = make(sb3.SAC, make_env())
+        model.set_logger(configure(None, []))
+        callback = ValueDiagnostic(
+            Drift(), eval_freq=10, n_eval_episodes=1, seed=1, max_neglected=1.0
+        )
+        model.learn(steps, callback=[callback, ResumableCheckpoint(tmp_path, every=20)])
+        histories.append(callback.history)
+    assert histories[1]["timesteps"] == [10, 20, 30, 40, 50, 60, 70, 80]
+    for name, values in histories[0].items():
+        np.testing.assert_array_equal(histories[1][name][: len(values)], values)
 
 
 def test_the_picture_has_a_line_for_each_seed_and_bold_means(tmp_path, monkeypatch):

@@ -11,18 +11,21 @@ from gymnasium import spaces
 from sb3_contrib import QRDQN, TQC, CrossQ
 from scipy.stats import norm
 
-from sb3_ext.offline.dataset import OfflineDataset
+from sb3_ext.offline import OfflineDataset, from_policy
 from sb3_ext.offline.policies import as_policy
 from sb3_ext.offline.regression import estimate_behavior
 from tests.environments import Drift, make_env
 from tests.offline.recorded import record
 from tests.offline.tabular import BEHAVIOR, N_STATES, TabularMDP
 
-NET = {"policy_kwargs": {"net_arch": [8]}, "seed": 0, "device": "cpu"}
+
+def small():
+    """Made anew each time: SB3 writes into ``policy_kwargs``."""
+    return {"policy_kwargs": {"net_arch": [8]}, "seed": 0, "device": "cpu"}
 
 
 def on_policy(kind: str = "box", discrete: bool = False, policy: str = "MlpPolicy"):
-    return sb3.PPO(policy, make_env(kind, discrete=discrete), n_steps=8, batch_size=8, **NET)
+    return sb3.PPO(policy, make_env(kind, discrete=discrete), n_steps=8, batch_size=8, **small())
 
 
 @pytest.mark.parametrize("kind", ["box", "dict", "image"])
@@ -116,7 +119,7 @@ def test_densities_integrate_to_one_in_the_environment_s_units(algorithm, option
 
 @pytest.mark.parametrize("algorithm", [sb3.DQN, QRDQN])
 def test_greedy_policies_need_an_epsilon(algorithm):
-    model, data = algorithm("MlpPolicy", make_env(discrete=True), **NET), record(discrete=True)
+    model, data = algorithm("MlpPolicy", make_env(discrete=True), **small()), record(discrete=True)
     with pytest.raises(ValueError, match=r"is greedy.* say\s+epsilon="):
         as_policy(model, data)
     greedy = model.predict(data.observations, deterministic=True)[0]
@@ -133,7 +136,7 @@ def test_greedy_policies_need_an_epsilon(algorithm):
 
 
 def test_deterministic_policies_have_no_probabilities_but_actions():
-    model, data = sb3.TD3("MlpPolicy", make_env(), **NET), record()
+    model, data = sb3.TD3("MlpPolicy", make_env(), **small()), record()
     policy = as_policy(model, data)
     with pytest.raises(TypeError, match=r"TD3Policy is deterministic .* methods=\(\"fqe\",\)"):
         policy.log_prob(data.observations, data.actions)
@@ -143,7 +146,7 @@ def test_deterministic_policies_have_no_probabilities_but_actions():
 
 
 def test_observations_pass_through_the_model_s_normalisation():
-    model = sb3.PPO("MlpPolicy", make_env(normalize=True), n_steps=64, batch_size=64, **NET)
+    model = sb3.PPO("MlpPolicy", make_env(normalize=True), n_steps=64, batch_size=64, **small())
     model.learn(64)
     data, env = record(n=50), model.get_vec_normalize_env()
     policy = as_policy(model, data)
@@ -176,6 +179,26 @@ def test_what_is_no_policy_or_of_another_space_is_refused():
         as_policy(3, record(n=20))
     with pytest.raises(ValueError, match="do not fit each other"):
         as_policy(on_policy(discrete=True), record(n=20))
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "SAC", "DQN"])
+def test_probabilities_are_those_that_were_recorded(algorithm):
+    """The recorder computes them as it acts, from its own code."""
+    discrete = algorithm != "SAC"
+    options = {"n_steps": 8, "batch_size": 8} if algorithm == "PPO" else {}
+    env = make_env(discrete=discrete)
+    model = getattr(sb3, algorithm)("MlpPolicy", env, **options, **small())
+    if algorithm == "DQN":
+        model.exploration_rate = 0.25  # as it is in the midst of training
+    data = from_policy(model, make_env(discrete=discrete), n_steps=200, seed=1)
+    policy = as_policy(model, data, epsilon=0.25)
+    found = policy.log_prob(data.observations, data.actions)
+    differences = np.abs(found - data.behavior_log_prob)
+    # A squashed action next to a bound has few digits left as a float32, from which tanh is undone.
+    inside = (discrete | (np.abs(data.actions) < 1.99)).reshape(len(data), -1).all(axis=1)
+    assert differences[inside].max() < 5e-3
+    assert differences.max() < 0.2
+    assert inside.mean() > 0.9
 
 
 # -- behaviours that are estimated -----------------------------------------------------------------
