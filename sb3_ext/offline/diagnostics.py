@@ -35,6 +35,7 @@ class ValueDiagnostic(BaseCallback):
     ``value/true_visited``              the returns from there on, mean
     ``value/overestimation_visited``    the first minus the second
     ``value/estimate_buffer``           Q of states and actions of the replay buffer, mean
+    ``value/return``                    undiscounted returns of the episodes, mean
     ``value/neglected``                 see time limits
     ``value/entropy_bonus``             see entropy; for SAC, TQC and CrossQ
     ==================================  ==========================================================
@@ -213,6 +214,7 @@ def compare(
         "estimate_start": float(np.mean([one[0] for one in estimates])),
         "true_start": float(np.mean([one[0] for one in truths])),
         "neglected": float(np.mean([one[0] for one in neglected])),
+        "return": float(np.mean([one.rewards.sum() for one in episodes])),
     }
     kept = np.concatenate(neglected) <= max_neglected
     for name, values in (("estimate", estimates), ("true", truths)):
