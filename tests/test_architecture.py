@@ -17,6 +17,7 @@ PURE = {
     "sb3_ext.replay.window",
     "sb3_ext.replay.sum_tree",
     "sb3_ext.trajectories.returns",
+    "sb3_ext.offline.importance",
 }
 #: They stand above the framework: they import it, and it finds them by entry points.
 ABOVE = ("sb3_ext.tuning", "sb3_ext.zoo")

@@ -210,10 +210,10 @@ def fit_network_q(
     gamma: float,
     *,
     net_arch: Sequence[int] = (64, 64),
-    n_steps: int = 10_000,
+    n_steps: int = 5_000,
     batch_size: int = 256,
     learning_rate: float = 1e-3,
-    tau: float = 0.005,
+    tau: float = 0.05,
     target_update_interval: int = 1,
     n_action_samples: int = 10,
     device: str = "auto",
@@ -224,8 +224,8 @@ def fit_network_q(
     ``tau=1`` and ``target_update_interval=500``, say, is the iterated form of the paper: 500 steps
     of regression on one target. With a small ``tau`` the target follows all the time.
 
-    :param n_steps: gradient steps. The value of a far future needs several times
-        ``1 / ((1 - gamma) * tau)`` of them unless rewards are everywhere
+    :param n_steps: gradient steps. The target network settles within a few times
+        ``1 / ((1 - gamma) * tau)`` of them
     :param seed: of weights, batches and sampled actions
     """
     for name, value in (("n_steps", n_steps), ("target_update_interval", target_update_interval)):

@@ -273,6 +273,12 @@ def as_policy(policy: Any, dataset: OfflineDataset, *, epsilon: float | None = N
             (_images_like(dataset.observation_space, policy), policy.action_space),
             name=f"the {type(policy).__name__}",
         )
+        masked = hasattr(policy, "get_distribution") and not isinstance(policy, ActorCriticPolicy)
+        if masked or hasattr(policy, "lstm_actor"):
+            raise TypeError(
+                f"{type(policy).__name__} acts on more than the observation (a memory, or masks of "
+                "actions), which a dataset does not hold: pass an object with log_prob and sample"
+            )
         if isinstance(policy, ActorCriticPolicy) or hasattr(
             getattr(policy, "actor", None), "get_action_dist_params"
         ):

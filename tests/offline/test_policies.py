@@ -8,7 +8,7 @@ import pytest
 import stable_baselines3 as sb3
 import torch as th
 from gymnasium import spaces
-from sb3_contrib import QRDQN, TQC, CrossQ
+from sb3_contrib import QRDQN, TQC, CrossQ, MaskablePPO, RecurrentPPO
 from scipy.stats import norm
 
 from sb3_ext.offline import OfflineDataset, from_policy
@@ -172,6 +172,14 @@ def test_functions_are_held_to_be_log_probabilities():
     continuous = as_policy(lambda s, a: np.zeros(len(a)), record(n=20))
     with pytest.raises(TypeError, match=r"Pass an object that has sample\(observations\)"):
         continuous.sample(data.observations)
+
+
+@pytest.mark.parametrize("algorithm", [MaskablePPO, RecurrentPPO])
+def test_policies_that_need_more_than_the_observation_are_refused(algorithm):
+    name = "MlpPolicy" if algorithm is MaskablePPO else "MlpLstmPolicy"
+    model = algorithm(name, make_env(discrete=True), n_steps=8, batch_size=8, **small())
+    with pytest.raises(TypeError, match=r"acts on more than the observation"):
+        as_policy(model, record(discrete=True, n=20), epsilon=0.1)
 
 
 def test_what_is_no_policy_or_of_another_space_is_refused():
