@@ -19,6 +19,7 @@ from tests.offline.worlds import (
     HIGH,
     LOW,
     OBSERVATIONS,
+    SPACES,
     Counting,
     Episode,
     action,
@@ -156,7 +157,14 @@ def test_a_pickle_is_refused_unless_trusted(tmp_path):
         dataset = from_replay_buffer(path, allow_pickle=True)
     assert_is(dataset, steps(*EPISODES), {(0, 2), (2, 3)}, {(1, 4)})
     with pytest.warns(UserWarning, match="runs whatever code"):
-        assert len(load_dataset(str(path), allow_pickle=True)) == 12
+        assert len(load_dataset(str(path), allow_pickle=True, env=SPACES)) == 12
+
+
+@pytest.mark.filterwarnings("ignore:reading the pickle")
+def test_data_that_knows_its_spaces_is_checked_against_the_environment(tmp_path):
+    save_to_pkl(tmp_path / "buffer.pkl", ring(12, size=20))
+    with pytest.raises(ValueError, match=r"shape \[2\] in the dataset, \[3\] in the environment"):
+        load_dataset(tmp_path / "buffer.pkl", allow_pickle=True, env="Pendulum-v1")
 
 
 class Evil:
