@@ -144,6 +144,19 @@ def test_a_pickle_from_before_timeouts(tmp_path):
     assert_is(dataset, steps(*EPISODES), {(0, 2), (2, 3)}, {(1, 4)})
 
 
+def test_where_a_ring_begins_within_an_episode_its_end_is_not_known():
+    """Episodes of 5, all cut: the first is there with its last two steps only."""
+    buffer = ring(12, size=7, episodes=(Episode(0, 5, "truncated"),))
+    del buffer.timeouts
+    dataset = from_replay_buffer(buffer, time_limit=5)
+    rows = [(1, t) for t in range(5)] + [(2, 0), (2, 1)]
+    assert_is(dataset, rows, set(), {(1, 4), (2, 1)})
+    buffer = ring(15, size=7, episodes=(Episode(0, 5, "truncated"),))
+    del buffer.timeouts
+    dataset = from_replay_buffer(buffer, time_limit=5)
+    assert_is(dataset, [(1, 3), (1, 4), *((2, t) for t in range(5))], set(), {(1, 4), (2, 4)})
+
+
 def test_a_pickle_is_refused_unless_trusted(tmp_path):
     path = tmp_path / "buffer.pkl"
     save_to_pkl(path, ring(12, size=20))
@@ -324,6 +337,22 @@ def test_a_buffer_written_is_the_one_that_sb3_would_have_filled():
     assert (ours.pos, ours.full) == (theirs.pos, theirs.full)
     batch = ours.sample(5)
     assert batch.actions.shape == (5, 2)
+
+
+def test_what_ends_both_ways_is_terminated_for_sb3():
+    dataset = make(truncated=make().terminated | make().truncated)
+    buffer = to_replay_buffer(dataset)
+    assert np.flatnonzero(buffer.timeouts).tolist() == [7]
+    assert np.flatnonzero(buffer.dones).tolist() == [2, 7, 11]
+
+
+def test_a_dimension_with_one_action_is_scaled_to_its_middle():
+    space = spaces.Box(np.array([-2, 0.5], np.float32), np.array([2, 0.5], np.float32))
+    actions = make().actions * [1, 0] + [0, 0.5]
+    dataset = make(actions=actions, action_space=space)
+    buffer = to_replay_buffer(dataset)
+    assert (buffer.actions[:, 0, 1] == 0).all()
+    assert np.allclose(from_replay_buffer(buffer).actions, actions)
 
 
 def test_a_buffer_that_is_too_small_or_unbounded_actions():
