@@ -5,8 +5,11 @@ import pickle
 import numpy as np
 import pytest
 from gymnasium import spaces
-from stable_baselines3 import DQN, TD3
+from stable_baselines3 import DQN, TD3, HerReplayBuffer
+from stable_baselines3 import SAC as SB3SAC
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.envs import BitFlippingEnv
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.save_util import save_to_pkl
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -256,6 +259,26 @@ def test_other_buffers_of_sb3():
     assert dataset.observations["b"].tolist() == [0, 1, 2, 0, 1, 2, 3, 4, 0, 1, 2, 3]
     assert dataset.next_observations["b"].tolist() == [1, 2, 3, 1, 2, 3, 4, 5, 1, 2, 3, 4]
     assert np.allclose(dataset.actions, dicts.envs[0].unwrapped.acts, atol=1e-6)
+
+
+def test_hindsight_buffers_hold_what_happened():
+    env = BitFlippingEnv(n_bits=4, continuous=True, max_steps=8)
+    model = SB3SAC(
+        "MultiInputPolicy",
+        Monitor(env),
+        replay_buffer_class=HerReplayBuffer,
+        learning_starts=60,
+        buffer_size=80,
+        seed=0,
+    )
+    model.learn(50)
+    dataset = from_replay_buffer(model.replay_buffer)
+    goals = dataset.observations["desired_goal"]
+    reached = (dataset.next_observations["achieved_goal"] == goals).all(axis=1)
+    # It pays 0 at the goal, where it ends, and -1 elsewhere; cut after 8 steps.
+    assert (dataset.rewards == np.where(reached, 0, -1)).all()
+    assert (dataset.terminated == reached).all()
+    assert dataset.lengths().max() == 8
 
 
 @pytest.mark.parametrize("n_envs", [1, 2])
