@@ -38,6 +38,8 @@ OPTIONAL = {
     "wandb": ("W&B tracking", 'pip install "sb3-ext[tracking]"'),
     "tensorboard": ("TensorBoard logs", 'pip install "sb3-ext[tracking]"'),
     "optuna": ("tuning", 'pip install "sb3-ext[tuning]"'),
+    "h5py": ("offline data in HDF5", 'pip install "sb3-ext[offline]"'),
+    "minari": ("Minari datasets", 'pip install "sb3-ext[offline]"'),
     "rl_zoo3": ("RL Zoo", 'pip install "sb3-ext[zoo]"'),
     # With its dependencies it would bring SB3 back to 2.2.
     "imitation": ("imitation learning", "pip install --no-deps imitation==1.0.1"),

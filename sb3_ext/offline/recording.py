@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger, configure
@@ -28,7 +27,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_ext.offline.behaviour import Imperfect, acting
 from sb3_ext.offline.dataset import OfflineDataset
-from sb3_ext.offline.readers.policy import from_policy, record, vec_env
+from sb3_ext.offline.random_state import RandomState
+from sb3_ext.offline.readers.policy import forget_last_observation, from_policy, record, vec_env
 from sb3_ext.offline.readers.replay_buffer import from_replay_buffer
 
 
@@ -122,6 +122,7 @@ def record_imperfect_demonstrations(
         "noise_std": noise_std,
         "seed": seed,
     }
+    forget_last_observation(model, venv)
     return record(act, venv, n_steps=n_steps, n_episodes=n_episodes, seed=seed, source=source)
 
 
@@ -152,7 +153,7 @@ class ConcurrentLearner(BaseCallback):
         super().__init__(verbose)
         self.learner, self.gradient_steps = learner, gradient_steps
         self.learning_starts = learning_starts
-        self._random = _RandomState(seed, learner.device)
+        self._random = RandomState(seed, learner.device)
         self._steps_before = 0
 
     def _on_training_start(self) -> None:
@@ -207,36 +208,6 @@ class ConcurrentLearner(BaseCallback):
         """The data that both learned from."""
         assert isinstance(self.model, OffPolicyAlgorithm)
         return _whole_buffer(self.model, {"protocol": "concurrent"})
-
-
-class _RandomState:
-    """NumPy's and torch's global random numbers, others within a ``with`` than outside."""
-
-    def __init__(self, seed: int, device: th.device) -> None:
-        self.device = device
-        outer = self._get()
-        np.random.seed(seed)
-        th.manual_seed(seed)
-        self.inner = self._get()
-        self._set(outer)
-
-    def _get(self) -> tuple[Any, ...]:
-        cuda = th.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
-        return np.random.get_state(), th.get_rng_state(), cuda
-
-    def _set(self, state: tuple[Any, ...]) -> None:
-        np.random.set_state(state[0])
-        th.set_rng_state(state[1])
-        if state[2] is not None:
-            th.cuda.set_rng_state(state[2], self.device)
-
-    def __enter__(self) -> None:
-        self.outer = self._get()
-        self._set(self.inner)
-
-    def __exit__(self, *error: object) -> None:
-        self.inner = self._get()
-        self._set(self.outer)
 
 
 def require_room(model: OffPolicyAlgorithm, total_timesteps: int) -> None:

@@ -64,6 +64,14 @@ def test_d4rl_episodes_of_one_step_leave_no_trace_before_them(tmp_path):
     assert_is(dataset, [(0, 0), (0, 1), (2, 0)], {(0, 1)}, {(2, 0)}, without_next={(0, 1)})
 
 
+def test_d4rl_a_termination_at_the_limit_is_a_termination(tmp_path):
+    arrays = flat()
+    arrays["timeouts"][2] = True  # where episode 0 terminates, too
+    dataset = from_d4rl(write(tmp_path / "a.hdf5", arrays), SPACES)
+    rows = [row for row in steps(*EPISODES) if row != (1, 4)]
+    assert_is(dataset, rows, {(0, 2), (2, 3)}, {(1, 3)}, without_next={(0, 2), (2, 3)})
+
+
 def test_d4rl_in_pieces_is_the_same_as_at_once(tmp_path, monkeypatch):
     path = write(tmp_path / "a.hdf5", flat())
     whole = from_d4rl(path, SPACES)

@@ -41,7 +41,8 @@ def test_no_reader_needs_twice_the_arrays(benchmark, monkeypatch, tmp_path, labe
     finally:
         tracemalloc.stop()
     assert len(dataset) >= 19_980
-    assert 1 <= used / dataset.nbytes < 2
+    # A pickle's arrays go one by one; all of them and the dataset would be two.
+    assert 1 <= used / dataset.nbytes < (1.7 if label == "replay buffer" else 2)
 
 
 def test_the_benchmark_prints_its_table(benchmark, monkeypatch, capsys):

@@ -6,7 +6,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize, VecTransposeImage
 
 from sb3_ext.offline import from_policy
 from tests.offline.test_replay_buffer import played
@@ -69,6 +69,47 @@ def test_vec_normalize_shows_the_policy_its_own_and_the_data_the_truth():
     # (0 - 1) / 2 = -0.5; (1 - 1) / 2 = 0
     assert np.allclose(shown[1], [[-0.5, 0.0]], atol=1e-4)
     assert venv.obs_rms.mean.tolist() == [1, 1]
+
+
+class Images(gym.Env):
+    """Black, with channels last; pays 1 a step."""
+
+    observation_space = spaces.Box(0, 255, (36, 36, 3), np.uint8)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros((36, 36, 3), np.uint8), {}
+
+    def step(self, action):
+        return np.zeros((36, 36, 3), np.uint8), 1.0, False, False, {}
+
+
+def test_vec_normalize_under_other_wrappers():
+    """SB3 itself wraps so: images turned, rewards normalised below."""
+    below = VecNormalize(DummyVecEnv([Images]), norm_obs=False)
+    below.ret_rms.var = np.array(100.0)
+    dataset = from_policy(lambda seen: np.zeros(1, int), VecTransposeImage(below), n_steps=4)
+    assert dataset.rewards.tolist() == [1] * 4
+    assert below.ret_rms.var == 100
+    assert below.training
+    below.norm_obs = True
+    with pytest.raises(ValueError, match="VecNormalize must be the outermost"):
+        from_policy(lambda seen: np.zeros(1, int), VecTransposeImage(below), n_steps=4)
+
+
+def test_recording_leaves_the_generators_and_the_training_alone():
+    model = TD3("MlpPolicy", Counting(), buffer_size=50, learning_starts=40, seed=0)
+    model.learn(4)  # into the second episode
+    np.random.seed(7)
+    th.manual_seed(7)
+    from_policy(model, n_steps=6, seed=0)
+    drawn = np.random.random(), th.rand(1).item()
+    np.random.seed(7)
+    th.manual_seed(7)
+    assert drawn == (np.random.random(), th.rand(1).item())
+    # It goes on from a reset: the environment is elsewhere than where training left it.
+    model.learn(3, reset_num_timesteps=False)
+    assert model.replay_buffer.observations[4, 0, 1] == 0
 
 
 def test_the_same_seed_gives_the_same_data():
@@ -210,16 +251,6 @@ def test_actions_out_of_bounds_are_refused():
 
 
 def test_images_are_turned_as_the_policy_has_them():
-    class Images(gym.Env):
-        observation_space = spaces.Box(0, 255, (36, 36, 3), np.uint8)
-        action_space = spaces.Discrete(2)
-
-        def reset(self, *, seed=None, options=None):
-            return np.zeros((36, 36, 3), np.uint8), {}
-
-        def step(self, action):
-            return np.zeros((36, 36, 3), np.uint8), 0.0, False, False, {}
-
     model = DQN("CnnPolicy", Images(), buffer_size=4)
     dataset = from_policy(model, Images(), n_steps=3)
     assert dataset.observation_space.shape == (3, 36, 36)

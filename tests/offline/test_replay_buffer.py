@@ -5,8 +5,11 @@ import pickle
 import numpy as np
 import pytest
 from gymnasium import spaces
-from stable_baselines3 import DQN, TD3
+from stable_baselines3 import DQN, TD3, HerReplayBuffer
+from stable_baselines3 import SAC as SB3SAC
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.envs import BitFlippingEnv
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.save_util import save_to_pkl
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -19,6 +22,7 @@ from tests.offline.worlds import (
     HIGH,
     LOW,
     OBSERVATIONS,
+    SPACES,
     Counting,
     Episode,
     action,
@@ -143,6 +147,19 @@ def test_a_pickle_from_before_timeouts(tmp_path):
     assert_is(dataset, steps(*EPISODES), {(0, 2), (2, 3)}, {(1, 4)})
 
 
+def test_where_a_ring_begins_within_an_episode_its_end_is_not_known():
+    """Episodes of 5, all cut: the first is there with its last two steps only."""
+    buffer = ring(12, size=7, episodes=(Episode(0, 5, "truncated"),))
+    del buffer.timeouts
+    dataset = from_replay_buffer(buffer, time_limit=5)
+    rows = [(1, t) for t in range(5)] + [(2, 0), (2, 1)]
+    assert_is(dataset, rows, set(), {(1, 4), (2, 1)})
+    buffer = ring(15, size=7, episodes=(Episode(0, 5, "truncated"),))
+    del buffer.timeouts
+    dataset = from_replay_buffer(buffer, time_limit=5)
+    assert_is(dataset, [(1, 3), (1, 4), *((2, t) for t in range(5))], set(), {(1, 4), (2, 4)})
+
+
 def test_a_pickle_is_refused_unless_trusted(tmp_path):
     path = tmp_path / "buffer.pkl"
     save_to_pkl(path, ring(12, size=20))
@@ -156,7 +173,14 @@ def test_a_pickle_is_refused_unless_trusted(tmp_path):
         dataset = from_replay_buffer(path, allow_pickle=True)
     assert_is(dataset, steps(*EPISODES), {(0, 2), (2, 3)}, {(1, 4)})
     with pytest.warns(UserWarning, match="runs whatever code"):
-        assert len(load_dataset(str(path), allow_pickle=True)) == 12
+        assert len(load_dataset(str(path), allow_pickle=True, env=SPACES)) == 12
+
+
+@pytest.mark.filterwarnings("ignore:reading the pickle")
+def test_data_that_knows_its_spaces_is_checked_against_the_environment(tmp_path):
+    save_to_pkl(tmp_path / "buffer.pkl", ring(12, size=20))
+    with pytest.raises(ValueError, match=r"shape \[2\] in the dataset, \[3\] in the environment"):
+        load_dataset(tmp_path / "buffer.pkl", allow_pickle=True, env="Pendulum-v1")
 
 
 class Evil:
@@ -235,6 +259,26 @@ def test_other_buffers_of_sb3():
     assert dataset.observations["b"].tolist() == [0, 1, 2, 0, 1, 2, 3, 4, 0, 1, 2, 3]
     assert dataset.next_observations["b"].tolist() == [1, 2, 3, 1, 2, 3, 4, 5, 1, 2, 3, 4]
     assert np.allclose(dataset.actions, dicts.envs[0].unwrapped.acts, atol=1e-6)
+
+
+def test_hindsight_buffers_hold_what_happened():
+    env = BitFlippingEnv(n_bits=4, continuous=True, max_steps=8)
+    model = SB3SAC(
+        "MultiInputPolicy",
+        Monitor(env),
+        replay_buffer_class=HerReplayBuffer,
+        learning_starts=60,
+        buffer_size=80,
+        seed=0,
+    )
+    model.learn(50)
+    dataset = from_replay_buffer(model.replay_buffer)
+    goals = dataset.observations["desired_goal"]
+    reached = (dataset.next_observations["achieved_goal"] == goals).all(axis=1)
+    # It pays 0 at the goal, where it ends, and -1 elsewhere; cut after 8 steps.
+    assert (dataset.rewards == np.where(reached, 0, -1)).all()
+    assert (dataset.terminated == reached).all()
+    assert dataset.lengths().max() == 8
 
 
 @pytest.mark.parametrize("n_envs", [1, 2])
@@ -316,6 +360,22 @@ def test_a_buffer_written_is_the_one_that_sb3_would_have_filled():
     assert (ours.pos, ours.full) == (theirs.pos, theirs.full)
     batch = ours.sample(5)
     assert batch.actions.shape == (5, 2)
+
+
+def test_what_ends_both_ways_is_terminated_for_sb3():
+    dataset = make(truncated=make().terminated | make().truncated)
+    buffer = to_replay_buffer(dataset)
+    assert np.flatnonzero(buffer.timeouts).tolist() == [7]
+    assert np.flatnonzero(buffer.dones).tolist() == [2, 7, 11]
+
+
+def test_a_dimension_with_one_action_is_scaled_to_its_middle():
+    space = spaces.Box(np.array([-2, 0.5], np.float32), np.array([2, 0.5], np.float32))
+    actions = make().actions * [1, 0] + [0, 0.5]
+    dataset = make(actions=actions, action_space=space)
+    buffer = to_replay_buffer(dataset)
+    assert (buffer.actions[:, 0, 1] == 0).all()
+    assert np.allclose(from_replay_buffer(buffer).actions, actions)
 
 
 def test_a_buffer_that_is_too_small_or_unbounded_actions():

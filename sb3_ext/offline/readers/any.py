@@ -14,7 +14,7 @@ from sb3_ext.offline.files import is_dataset
 from sb3_ext.offline.readers.d3rlpy import from_d3rlpy
 from sb3_ext.offline.readers.d4rl import from_d4rl
 from sb3_ext.offline.readers.minari import from_minari
-from sb3_ext.offline.readers.opening import open_hdf5
+from sb3_ext.offline.readers.opening import open_hdf5, spaces_of
 from sb3_ext.offline.readers.replay_buffer import from_replay_buffer
 from sb3_ext.offline.readers.trajectories import from_trajectories
 
@@ -28,18 +28,27 @@ def load_dataset(text_or_path: str | os.PathLike[str], **options: Any) -> Offlin
     :param text_or_path: ``minari:ID``; a file that ``OfflineDataset.save`` wrote; an HDF5 file of
         Minari, D4RL or d3rlpy, told apart by their keys; a pickle of a replay buffer or of
         trajectories; a folder of Minari's or of trajectories; an ``.npz`` of trajectories
-    :param options: of the reader; ``env=`` gives the spaces to those formats that lack them
+    :param options: of the reader; ``env=`` gives the spaces to formats that lack them, and has to
+        fit the data of those that have them
+    :raises ValueError: if the data does not fit ``env``
     :raises UsageError: if nothing is there, it is none of these, or the reader has no such option
     """
     reader, argument = _reader(text_or_path)
     known = inspect.signature(reader).parameters
+    checked = None
+    if "env" not in known:
+        checked = options.pop("env", None)
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise UsageError(
             f"{reader.__name__}, which reads {text_or_path}, has no option {', '.join(unknown)}; "
             f"it has {', '.join(list(known)[1:]) or 'none'}"
         )
-    return reader(argument, **options)
+    dataset = reader(argument, **options)
+    if checked is not None:
+        observation_space, action_space, _ = spaces_of(checked)
+        dataset.require_fits((observation_space, action_space))
+    return dataset
 
 
 def _reader(text_or_path: str | os.PathLike[str]) -> tuple[Reader, Any]:

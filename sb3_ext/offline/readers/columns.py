@@ -132,6 +132,8 @@ class Columns:
         :return: how many transitions were appended
         """
         length, start = count_rows(actions), self.filled
+        if not length:
+            return 0
         if count_rows(rewards) != length:
             raise ValueError(
                 f"an episode must have as many rewards as actions, got {count_rows(rewards)} and "
@@ -308,7 +310,7 @@ def kept_of_episode(n_observations: int, length: int, terminated: bool) -> int:
     if n_observations == length + 1:
         return length
     if n_observations == length:
-        return length if terminated else length - 1
+        return length if terminated else max(length - 1, 0)
     raise ValueError(
         f"an episode with {length} actions must have {length + 1} observations (or {length}, where "
         f"the last one was not recorded), got {n_observations}"

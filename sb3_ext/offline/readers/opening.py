@@ -72,11 +72,7 @@ def unpickle(path: str | os.PathLike[str], allow_pickle: bool, load: Any = pickl
             "it. If you made it yourself or trust who did, pass allow_pickle=True, and save the "
             "dataset with OfflineDataset.save, whose files run nothing"
         )
-    warnings.warn(
-        f"reading the pickle {target}: this runs whatever code its author put into it",
-        UserWarning,
-        stacklevel=3,
-    )
+    warn_of_pickle(target)
     try:
         with target.open("rb") as file:
             return load(file)
@@ -85,6 +81,15 @@ def unpickle(path: str | os.PathLike[str], allow_pickle: bool, load: Any = pickl
             f"{target} could not be unpickled ({type(error).__name__}: {error}): it is damaged, no "
             "pickle, or from packages that are not installed here in that version"
         ) from error
+
+
+def warn_of_pickle(path: Path) -> None:
+    """Say that reading a file runs code."""
+    warnings.warn(
+        f"reading the pickle {path}: this runs whatever code its author put into it",
+        UserWarning,
+        stacklevel=4,
+    )
 
 
 def spaces_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,11 +15,13 @@ from stable_baselines3.common.vec_env import (
     VecEnv,
     VecNormalize,
     VecTransposeImage,
+    unwrap_vec_normalize,
 )
 
 from sb3_ext.offline.arrays import Array, map_observations
 from sb3_ext.offline.behaviour import Act, acting
 from sb3_ext.offline.dataset import OfflineDataset
+from sb3_ext.offline.random_state import RandomState
 from sb3_ext.offline.readers.columns import Columns
 
 #: Steps whose arrays are made together while nobody knows how many there will be.
@@ -55,29 +58,28 @@ def from_policy(
     :raises ValueError: unless exactly one of ``n_steps`` and ``n_episodes`` is given
     """
     venv, env_id = vec_env(policy, env, n_envs)
-    if seed is not None:
-        np.random.seed(seed)  # SB3's exploration and gSDE draw from here
-        _seed_torch(seed)
     act = acting(policy, venv.action_space, deterministic, seed)
-    name = (
-        type(policy).__name__
-        if hasattr(policy, "predict")
-        else getattr(policy, "__name__", type(policy).__name__)
-    )
-    return record(
-        act,
-        venv,
-        n_steps=n_steps,
-        n_episodes=n_episodes,
-        seed=seed,
-        source={
-            "format": "policy",
-            "policy": name,
-            "env_id": env_id,
-            "deterministic": deterministic,
-            "seed": seed,
-        },
-    )
+    name = type(policy).__name__
+    if not hasattr(policy, "predict"):
+        name = getattr(policy, "__name__", name)
+    source = {
+        "format": "policy",
+        "policy": name,
+        "env_id": env_id,
+        "deterministic": deterministic,
+        "seed": seed,
+    }
+    forget_last_observation(policy, venv)
+    # SB3's policies draw from the global generators.
+    own = RandomState(seed, getattr(policy, "device", "cpu")) if seed is not None else None
+    with own or contextlib.nullcontext():
+        return record(act, venv, n_steps=n_steps, n_episodes=n_episodes, seed=seed, source=source)
+
+
+def forget_last_observation(policy: Any, venv: VecEnv) -> None:
+    """Let a model whose own environment is played in begin there anew when it goes on training."""
+    if isinstance(policy, BaseAlgorithm) and policy.get_env() is venv:
+        policy._last_obs = None
 
 
 def vec_env(policy: Any, env: Any, n_envs: int = 1) -> tuple[VecEnv, str | None]:
@@ -133,19 +135,31 @@ def record(
     assert count is not None
     if count < 1:
         raise ValueError(f"there must be at least one step or episode to record, got {count}")
-    normalizer = venv if isinstance(venv, VecNormalize) else None
+    normalizer, below = venv if isinstance(venv, VecNormalize) else None, None
     inner = normalizer.venv if normalizer is not None else venv
+    if normalizer is None:
+        below = unwrap_vec_normalize(venv)
+        if below is not None and below.norm_obs:
+            raise ValueError(
+                "VecNormalize must be the outermost wrapper, because datasets hold the "
+                f"environment's own observations; it lies under {type(venv).__name__}"
+            )
     tape = _Tape(inner, n_steps, n_episodes)
     if seed is not None:
         inner.seed(seed)
     observations: Any = inner.reset()
     starts = np.ones(inner.num_envs, dtype=np.bool_)
-    while tape.goes_on():
-        seen = observations if normalizer is None else normalizer.normalize_obs(_copy(observations))
-        actions, log_prob = act(seen, starts)
-        follow, rewards, dones, infos = inner.step(actions)
-        tape.write(_copy(observations), actions, log_prob, rewards, follow, dones, infos)
-        observations, starts = follow, np.asarray(dones, dtype=np.bool_)
+    with _frozen(below):
+        while tape.goes_on():
+            seen = observations
+            if normalizer is not None:
+                seen = normalizer.normalize_obs(_copy(observations))
+            actions, log_prob = act(seen, starts)
+            follow, rewards, dones, infos = inner.step(actions)
+            if below is not None:
+                rewards = below.get_original_reward()
+            tape.write(_copy(observations), actions, log_prob, rewards, follow, dones, infos)
+            observations, starts = follow, np.asarray(dones, dtype=np.bool_)
     columns = tape.columns()
     if tape.log_prob_unknown:
         columns.log_prob = None
@@ -255,7 +269,14 @@ def _copy(observations: Any) -> Any:
     return map_observations(np.array, observations)
 
 
-def _seed_torch(seed: int) -> None:
-    import torch as th
-
-    th.manual_seed(seed)
+@contextlib.contextmanager
+def _frozen(normalizer: VecNormalize | None) -> Iterator[None]:
+    """Leave a VecNormalize's statistics as they are."""
+    if normalizer is None:
+        yield
+        return
+    before, normalizer.training = normalizer.training, False
+    try:
+        yield
+    finally:
+        normalizer.training = before

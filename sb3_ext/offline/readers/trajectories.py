@@ -22,6 +22,7 @@ from sb3_ext.offline.readers.opening import (
     require_action_space,
     spaces_of,
     unpickle,
+    warn_of_pickle,
 )
 from sb3_ext.offline.spaces import Space
 
@@ -180,7 +181,8 @@ def _from_npz(path: Path, allow_pickle: bool, time_limit: int | None) -> list[_T
         }
         if "rews" in names:
             arrays["rews"] = np.split(archive["rews"], indices)
-    if "infos" in names and allow_pickle:
+    if "infos" in names and allow_pickle is True:
+        warn_of_pickle(path)
         with np.load(path, allow_pickle=True) as archive:
             arrays["infos"] = np.split(archive["infos"], indices)
     elif "infos" in names and time_limit is None:
