@@ -77,9 +77,9 @@ def best_of_candidates(values: Tensor) -> Tensor:
 def allowed_actions(logits: Tensor, threshold: float) -> Tensor:
     """Which actions the behaviour takes often enough: ``G(a|s) / max_b G(b|s) >= threshold``.
 
-    (Discrete BCQ, Algorithm 1.) The paper and the known implementations compare with ``>``, by which a
-    threshold of 1 allows no action at all, and the first is taken by accident. With ``>=``, 1 is
-    behaviour cloning, and 0 is Q-learning.
+    (Discrete BCQ, Algorithm 1.) The paper and the known implementations compare with ``>``, by
+    which a threshold of 1 allows no action at all, and the first is taken by accident. With ``>=``,
+    1 is behaviour cloning, and 0 is Q-learning.
 
     :param logits: ``[B, n_actions]``, of the behaviour
     :param threshold: in [0, 1]

@@ -1,5 +1,7 @@
 """What the bases say about themselves."""
 
+from dataclasses import replace
+
 from sb3_ext.spec import Atom, Choice, Float, Int, Paper, PluginSpec
 
 _COMMON: dict[str, Atom] = {
@@ -149,4 +151,25 @@ QRDQN = PluginSpec(
     observation_spaces=("Box", "Dict"),
 )
 
-SPECS = (SAC, TD3, DDPG, TQC, CROSSQ, DQN, QRDQN)
+#: Searched online, and about collecting.
+_COLLECTING = ("buffer_size", "learning_starts", "train_freq", "gradient_steps")
+
+
+def _offline(base: PluginSpec) -> PluginSpec:
+    """The same on a dataset alone."""
+    space = {
+        name: atom
+        for name, atom in base.search_space.items()
+        if name not in _COLLECTING and not name.startswith("exploration_")
+    }
+    return replace(
+        base,
+        name=f"offline_{base.name}",
+        summary=f"Offline: {base.public_name} on a dataset alone, as a baseline.",
+        target=f"sb3_ext.offline.baselines:Offline{base.public_name}",
+        search_space=space,
+        also=(),
+    )
+
+
+SPECS = (SAC, TD3, DDPG, TQC, CROSSQ, DQN, QRDQN, *map(_offline, (SAC, TD3, DDPG, DQN)))

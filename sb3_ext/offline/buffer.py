@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecNormalize, VecTransposeImage
 
 from sb3_ext.offline.arrays import Array, Observations
 from sb3_ext.offline.dataset import OfflineDataset
+from sb3_ext.offline.scaling import scaled
 from sb3_ext.offline.spaces import Space
 
 #: Arrays that a batch is gathered from.
@@ -164,22 +165,22 @@ def make_buffer(
 def scaled_actions(dataset: OfflineDataset) -> Array:
     """Actions as SB3's buffers hold them: of a Box in [-1, 1], whatever the bounds."""
     space = dataset.action_space
-    if not isinstance(space, spaces.Box):
+    if not isinstance(space, spaces.Box) or ((space.low == -1) & (space.high == 1)).all():
         return dataset.actions
-    low, high = space.low.astype(np.float32), space.high.astype(np.float32)
-    if (low == -1).all() and (high == 1).all():
-        return dataset.actions
-    scaled: Array = dataset.actions - low
-    scaled *= 2.0 / (high - low)
-    scaled -= 1.0
-    return np.clip(scaled, -1.0, 1.0, out=scaled)
+    return scaled(dataset.actions, space)
 
 
-def require_bounded(space: Space) -> None:
-    """Refuse actions that cannot be scaled to [-1, 1].
+def require_learnable(space: Space) -> None:
+    """Refuse actions that SB3's algorithms cannot learn.
 
-    :raises ValueError: for bounds at infinity
+    :raises ValueError: for a Box with bounds at infinity, which cannot be scaled to [-1, 1], and a
+        Discrete space that does not start at 0
     """
+    if isinstance(space, spaces.Discrete) and space.start != 0:
+        raise ValueError(
+            f"SB3 takes Discrete actions from 0 on, got {space}: wrap the environment so that its "
+            f"actions start at 0, and give the dataset actions - {space.start}"
+        )
     if isinstance(space, spaces.Box) and not (np.isfinite([space.low, space.high]).all()):
         raise ValueError(
             f"actions must have finite bounds to be scaled to [-1, 1], got {space}: give the "

@@ -20,7 +20,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn
 
 from sb3_ext.algorithms.composable import Composable
-from sb3_ext.offline.buffer import make_buffer, require_bounded, seen_by_sb3
+from sb3_ext.offline.buffer import make_buffer, require_learnable, seen_by_sb3
 from sb3_ext.offline.dataset import OfflineDataset
 from sb3_ext.offline.spaces import differences
 from sb3_ext.offline.spaces_only import spaces_only_env
@@ -67,7 +67,7 @@ class Offline(Composable):
         self.dataset = None if dataset is None else resolve_data(dataset)
         made: Any = None if env is None else maybe_make_env(env, int(kwargs.get("verbose", 0)))
         if self.dataset is not None:
-            require_bounded(self.dataset.action_space)
+            require_learnable(self.dataset.action_space)
         if made is None and self.dataset is not None:
             made = spaces_only_env(self.dataset.observation_space, self.dataset.action_space)
         super().__init__(policy, made, *args, **kwargs)
