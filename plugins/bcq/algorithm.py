@@ -13,7 +13,13 @@ from torch import Tensor
 from sb3_ext.algorithms.networks import TargetNetwork, descend
 from sb3_ext.offline.learning import Data, Offline
 from sb3_ext.plugins.bcq.equations import best_of_candidates, soft_clipped_double_q, vae_loss
-from sb3_ext.plugins.bcq.networks import BCQPolicy, CnnPolicy, MultiInputPolicy, features_of
+from sb3_ext.plugins.bcq.networks import (
+    NET_ARCHS,
+    BCQPolicy,
+    CnnPolicy,
+    MultiInputPolicy,
+    features_of,
+)
 from sb3_ext.td import td_errors, td_target, weighted_squared_error
 from sb3_ext.updates import Batch, Step
 
@@ -52,6 +58,8 @@ class BCQ(Offline):
         "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
     }
+    #: What ``policy_kwargs["net_arch"]`` may be beside lists.
+    named_net_archs: ClassVar[tuple[str, ...]] = tuple(NET_ARCHS)
     policy: BCQPolicy
     vae: Any
     actor: Any

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from stable_baselines3.common.base_class import maybe_make_env
@@ -55,6 +55,8 @@ class Offline(Composable):
         copied. It is not saved with the model: give it to ``load``, or to :meth:`set_dataset`
     :param kwargs: the base's arguments, but for those that say how to collect transitions
     """
+
+    refused_arguments: ClassVar[tuple[str, ...]] = COLLECTING
 
     def __init__(
         self,
@@ -219,7 +221,7 @@ class Offline(Composable):
     def check_arguments(cls, given: Mapping[str, Any], where: str, saved: Iterable[str]) -> None:
         """What is about collecting is refused in ``load``, too."""
         super().check_arguments(given, where, saved)
-        for name in COLLECTING:
+        for name in cls.refused_arguments:
             if name in given:
                 raise TypeError(
                     f"{where} takes no {name}=: it collects nothing, and learn(total_timesteps) "

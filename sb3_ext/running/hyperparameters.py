@@ -151,9 +151,11 @@ def require_arguments(cls: type, given: Mapping[str, Any]) -> None:
     kwargs = given.get("policy_kwargs") or {}
     if not isinstance(kwargs, Mapping):
         raise UsageError("policy_kwargs takes key=value, as in policy_kwargs.net_arch=[64,64]")
-    if not isinstance(kwargs.get("net_arch", []), (list, Mapping)):
+    arch, names = kwargs.get("net_arch", []), getattr(cls, "named_net_archs", ())
+    if not isinstance(arch, (list, Mapping)) and arch not in names:
+        also = f" or one of {', '.join(names)}" if names else ""
         raise UsageError(
-            f"policy_kwargs.net_arch must be a list, as in [64,64], got {kwargs['net_arch']!r}"
+            f"policy_kwargs.net_arch must be a list, as in [64,64]{also}, got {arch!r}"
         )
 
 
