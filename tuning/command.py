@@ -37,7 +37,12 @@ def add_parser(commands: Any) -> None:
     )
     add = parser.add_argument
     add("algorithm", metavar="ALGO", nargs="?", help="LFIWSAC, lfiw_sac, PPO, contrib:TQC, sb3:SAC")
-    add("--env", metavar="ID", help="a registered environment, such as Hopper-v5")
+    add(
+        "--env",
+        metavar="ID",
+        help="a registered environment, such as Hopper-v5; of your own "
+        "module: my_module:My-v0, with the module on PYTHONPATH",
+    )
     add("--trials", type=at_least(1), metavar="N", help="of the study, all workers together (50)")
     add("--steps", type=at_least(1), metavar="S", help="environment steps of a run (20000)")
     add("--seeds", type=at_least(1), metavar="K", help="runs of a trial; the median counts (1)")
@@ -115,10 +120,11 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.resume is None:
             options = _options(arguments)
             folder = arguments.dir or Path("studies") / options.study
-            print(f"{options.algorithm} on {options.env}: {options.trials} trials, in {folder}")
+            _head(options, folder)
             result = tune(options, folder, storage=storage, workers=arguments.workers, tell=_tell)
         else:
             folder = _changed(arguments, storage)
+            _head(open_study(folder, storage).options, folder)
             result = go_on(folder, storage=storage, workers=arguments.workers, tell=_tell)
     except KeyboardInterrupt:
         way_on = f"sb3-ext tune --resume {shlex.quote(str(arguments.resume or folder))}"
@@ -130,6 +136,21 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"\nNext:\n  sb3-ext train --config {shown}/best.yaml")
     print(f"  {shown}/report.md has the plots, {shown}/trials.csv every trial")
     return 0
+
+
+def _head(options: "TuneOptions", folder: Path) -> None:
+    """What is going to be done, and what it costs."""
+    from sb3_ext.catalog import find_algorithm
+    from sb3_ext.tuning.spaces import in_words
+
+    _, cls = find_algorithm(options.algorithm)
+    atoms, _ = options.resolved().search_space(cls)
+    runs = options.trials * options.seeds
+    further = (options.top + 1) * options.final_seeds + 2 * options.final_seeds
+    told = f" and at most {further} further ones" if options.top else ""
+    print(f"{options.algorithm} on {options.env}, in {folder}")
+    print(f"{runs} runs for {options.trials} trials{told}, of {options.steps:,} steps each")
+    print(f"searched: {'; '.join(in_words(name, atom) for name, atom in atoms.items())}\n")
 
 
 def _tell(line: str) -> None:
@@ -179,7 +200,9 @@ def _options(arguments: argparse.Namespace) -> "TuneOptions":
 
 def _changed(arguments: argparse.Namespace, storage: str | None) -> Path:
     """The study to go on with, with what the command line changes written into it."""
+    from sb3_ext.tuning.checks import require_room
     from sb3_ext.tuning.options import read_study, write_study
+    from sb3_ext.tuning.study import open_study
 
     allowed = {"command", "run", "teller", "resume", "workers", "storage", *CHANGEABLE}
     given = {name: value for name, value in vars(arguments).items() if value not in (None, [])}
@@ -196,5 +219,7 @@ def _changed(arguments: argparse.Namespace, storage: str | None) -> Path:
     options, kept = read_study(folder)
     changed = {name: given[name] for name in CHANGEABLE if name in given}
     if changed:
-        write_study(folder, dataclasses.replace(options, **changed), kept)
+        wanted = dataclasses.replace(options, **changed)
+        require_room(open_study(folder, storage).study, wanted)
+        write_study(folder, wanted, kept)
     return folder

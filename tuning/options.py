@@ -191,8 +191,11 @@ class TuneOptions:
         }
 
 
-def write_study(folder: Path, options: TuneOptions, storage: str) -> None:
-    """Write what resumes the study."""
+def write_study(folder: Path, options: TuneOptions, storage: str | None) -> None:
+    """Write what resumes the study.
+
+    :param storage: None for the journal in the folder, which may then be moved
+    """
     values = dataclasses.asdict(options) | {"storage": storage}
     values["space"] = None if options.space is None else list(options.space)
     draft = folder / f".{STUDY}.draft"
@@ -200,8 +203,8 @@ def write_study(folder: Path, options: TuneOptions, storage: str) -> None:
     draft.replace(folder / STUDY)
 
 
-def read_study(folder: Path) -> tuple[TuneOptions, str]:
-    """The options of a study, and where it is stored.
+def read_study(folder: Path) -> tuple[TuneOptions, str | None]:
+    """The options of a study, and where it is stored: None for the journal in the folder.
 
     :raises UsageError: if the folder holds none
     """
@@ -209,7 +212,7 @@ def read_study(folder: Path) -> tuple[TuneOptions, str]:
         raise UsageError(f"{folder} holds no study: it has no {STUDY}")
     values = read_options(folder / STUDY)
     storage = values.pop("storage", None)
-    return options_of(values, str(folder / STUDY)), str(storage or folder / "study.log")
+    return options_of(values, str(folder / STUDY)), storage
 
 
 def options_of(values: Mapping[str, Any], where: str) -> TuneOptions:

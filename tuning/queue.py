@@ -83,10 +83,12 @@ class TrialQueue:
             self.study.enqueue_trial(dict(fixed), dict(told))
 
     def claim(self) -> Trial | None:
-        """The next trial, for this process alone; None if no other is waiting."""
-        for one in self.slots():
-            if one.state != TrialState.WAITING:
-                continue
+        """The next trial, for this process alone; None if no other is waiting.
+
+        One that was lost comes next, as if it had not been.
+        """
+        waiting = [one for one in self.slots() if one.state == TrialState.WAITING]
+        for one in sorted(waiting, key=lambda one: RETRY not in one.user_attrs):
             known = self.storage.get_trial_id_from_study_id_trial_number(self.study_id, one.number)
             with contextlib.suppress(UpdateFinishedTrialError):
                 if self.storage.set_trial_state_values(known, TrialState.RUNNING):
@@ -99,12 +101,16 @@ class TrialQueue:
         return None
 
     def slots(self) -> list[FrozenTrial]:
-        """The trials that count, by number, at most ``total``.
+        """The trials that count, by number: what is done or under way, and as many as are due.
 
         Two processes that fill at one moment may put in more: those wait for a larger total.
         """
         trials = self.study.get_trials(deepcopy=False)
-        return [one for one in trials if LOST not in one.user_attrs][: self.total]
+        counted = [one for one in trials if LOST not in one.user_attrs]
+        begun = sum(one.state != TrialState.WAITING for one in counted)
+        waiting = [one.number for one in counted if one.state == TrialState.WAITING]
+        due = set(waiting[: max(self.total - begun, 0)])
+        return [one for one in counted if one.state != TrialState.WAITING or one.number in due]
 
     def finish(self, trial: Trial, state: TrialState, value: float | None = None) -> bool:
         """Record a trial's end.

@@ -37,7 +37,8 @@ def suggest(
     :param trial: of any study, or an ``optuna.trial.FixedTrial``
     :param plugin: a class or a plugin's name
     :param only: the hyperparameters to search; the others stay at their defaults. None: all that
-        are declared
+        the plugin itself declares. What its base declares comes from the base:
+        ``suggest(trial, "sac", only=("learning_rate",))``
     :raises ValueError: for what declares no search space, or a name that is not in it
     :raises UnknownPluginError: for a name of no plugin
     """
@@ -83,10 +84,12 @@ def declared_space(cls: type, fixed: Mapping[str, Any]) -> dict[str, Atom]:
             found |= {f"{door}.{key}": atom for key, atom in declared.items()}
     given = set(flat(fixed))
     nets = "policy_kwargs.net_arch" in given
+    # DDPG is a TD3 without policy_delay; an offline SAC is one that has nothing to collect.
+    known = {*constructor_arguments(cls), NET_ARCH} - set(getattr(cls, "refused_arguments", ()))
     return {
         key: atom
         for key, atom in found.items()
-        if key not in given and not (nets and key == NET_ARCH)
+        if key not in given and key.partition(".")[0] in known and not (nets and key == NET_ARCH)
     }
 
 
@@ -120,6 +123,9 @@ def study_space(
         )
     if only is None:
         return atoms
+    for name in only:
+        if name in given or (name == NET_ARCH and "policy_kwargs.net_arch" in given):
+            raise UsageError(f"{name} is set to a value, so it cannot be searched: leave one out")
     try:
         return _chosen(only, atoms, cls)
     except ValueError as error:
@@ -134,7 +140,8 @@ def with_defaults(
     Without it the defaults could not be a trial like others, and nothing would say whether the
     search was worth its price.
 
-    :return: the space, and the defaults of those parameters that have one in it
+    :return: the space, and the defaults of those parameters that have one in it; others, such as
+        one that is None, are the algorithm's own affair in the default trial, which lacks them
     """
     wide, defaults = dict(atoms), {}
     for name, atom in atoms.items():
@@ -197,6 +204,14 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def in_words(name: str, atom: Atom) -> str:
+    """A parameter and its range, for a line on the screen."""
+    if isinstance(atom, Choice):
+        return f"{name} {' | '.join(map(str, atom.options))}"
+    told = " log" if atom.log else f" by {atom.step:g}" if atom.step not in (None, 1) else ""
+    return f"{name} {atom.low:g} to {atom.high:g}{told}"
+
+
 def plain_space(atoms: Mapping[str, Atom]) -> dict[str, Any]:
     """A space as plain values, as ``ranges`` are written."""
     return {
@@ -237,8 +252,8 @@ def _chosen(
             near = difflib.get_close_matches(name, atoms, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ValueError(
-                f"only must name hyperparameters in the search space of {whose}, got {name!r}; "
-                f"{hint}Declared: {', '.join(atoms) or 'none'}."
+                f"{whose} has no {name!r} in its search space; {hint}it has "
+                f"{', '.join(atoms) or 'nothing'}"
             )
     return {name: atoms[name] for name in names}
 

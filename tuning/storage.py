@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 import warnings
@@ -30,6 +31,7 @@ def open_storage(where: str | Path) -> BaseStorage:
     text = str(where)
     try:
         if not _SCHEME.match(text):
+            _require_journal(Path(text))
             Path(text).parent.mkdir(parents=True, exist_ok=True)
             return JournalStorage(JournalFileBackend(text))
         if text.lower().startswith("grpc://"):
@@ -41,6 +43,11 @@ def open_storage(where: str | Path) -> BaseStorage:
         raise UsageError(
             f"the storage {masked(text)} needs the package {error.name}: pip install {error.name}"
         ) from error
+    except ImportError as error:  # Optuna's own word for a driver, without its name
+        raise UsageError(
+            f"the storage {masked(text)} needs a driver that is not installed; for PostgreSQL: pip "
+            'install "psycopg[binary]", and postgresql+psycopg:// in the URL'
+        ) from error
     except Exception as error:  # each driver has errors of its own
         told = " ".join(str(error).split())[:300]
         raise UsageError(
@@ -48,9 +55,42 @@ def open_storage(where: str | Path) -> BaseStorage:
         ) from error
 
 
+def at_home(where: str | Path) -> str:
+    """The address with its path made absolute: a study goes on from any working directory."""
+    text = str(where)
+    if text.startswith("sqlite:///") and not text.startswith("sqlite:////"):
+        path = text.removeprefix("sqlite:///")
+        return text if path in ("", ":memory:") else f"sqlite:///{Path(path).absolute()}"
+    return text if _SCHEME.match(text) else str(Path(text).absolute())
+
+
+def is_there(where: str | Path) -> bool:
+    """Whether a file is there, which opening would make; of a server, True."""
+    text = str(where)
+    if text.startswith("sqlite:///"):
+        return Path(text.removeprefix("sqlite:///")).is_file()
+    return bool(_SCHEME.match(text)) or Path(text).is_file()
+
+
 def masked(where: str | Path) -> str:
     """The address without its password, to be shown or written."""
     return re.sub(r"(://[^/:@]*):[^@/]*@", r"\1:***@", str(where))
+
+
+def _require_journal(path: Path) -> None:
+    """Refuse a file that is something else: Optuna would write into it, and then fail."""
+    if not path.is_file() or not path.stat().st_size:
+        return
+    with path.open("rb") as file:
+        first = file.readline(100_000)
+    if first.startswith(b"SQLite format 3"):
+        raise UsageError(f"{path} is a database of SQLite: write sqlite:///{path}")
+    try:
+        journal = "op_code" in json.loads(first)
+    except (ValueError, TypeError):
+        journal = False
+    if not journal:
+        raise UsageError(f"{path} is no journal of Optuna's: give a new file, or a URL")
 
 
 def _database(url: str) -> BaseStorage:

@@ -21,13 +21,17 @@ from optuna.trial import FrozenTrial, TrialState
 from sb3_ext.catalog import find_algorithm
 from sb3_ext.errors import UsageError
 from sb3_ext.running.making import require_env
-from sb3_ext.tuning.options import TuneOptions, read_study, write_study
+from sb3_ext.tuning.checks import require_makeable, require_room
+from sb3_ext.tuning.options import STUDY, TuneOptions, read_study, write_study
 from sb3_ext.tuning.queue import FAILURE, TrialQueue
-from sb3_ext.tuning.storage import masked, open_storage
+from sb3_ext.tuning.storage import at_home, is_there, masked, open_storage
 from sb3_ext.tuning.trials import DEFAULTS, run_trial
 
 IDENTITY = "sb3_ext"
 """User attribute of a study: what all of its trials share."""
+
+JOURNAL = "study.log"
+"""The study itself, in its folder, unless it is stored elsewhere."""
 
 Told = Callable[[str], None]
 
@@ -41,6 +45,7 @@ class OpenStudy:
     storage: BaseStorage
     study: Study
     atoms: dict[str, Any]
+    defaults: dict[str, Any]
     queue: TrialQueue
 
 
@@ -53,14 +58,18 @@ def create(options: TuneOptions, folder: Path, storage: str | None = None) -> Tu
     """
     options = options.resolved()
     require_env(options.run_options({}, seed=options.seed))
-    where = storage or str(folder / "study.log")
+    kept = None if storage is None else at_home(storage)
+    _require_own_folder(folder, options, kept)
+    where = kept or str(folder / JOURNAL)
     _, cls = find_algorithm(options.algorithm)
     identity = _plain(options.identity(cls))
-    before = _identity_in(where, options.study)
-    if before is not None:
+    before = _identity_in(where, options)
+    if before is None:
+        require_makeable(options)
+    else:
         _require_same(before, identity, options.study)
     folder.mkdir(parents=True, exist_ok=True)
-    write_study(folder, options, masked(where))
+    write_study(folder, options, None if kept is None else masked(kept))
     opened = _open(options, folder, where)
     opened.study.set_user_attr(IDENTITY, identity)
     opened.queue.sweep()
@@ -81,7 +90,9 @@ def work(opened: OpenStudy, *, ends_at: float | None = None, tell: Told = print)
         began = time.monotonic()
         try:
             with opened.queue.kept_alive(trial):
-                state, value = run_trial(trial, opened.options, opened.atoms, opened.folder)
+                state, value = run_trial(
+                    trial, opened.options, opened.atoms, opened.folder, opened.defaults
+                )
         except BaseException:
             opened.queue.give_up(trial)
             raise
@@ -98,12 +109,15 @@ def open_study(folder: Path, storage: str | None = None) -> OpenStudy:
     :raises UsageError: if there is none, or its storage cannot be reached
     """
     options, kept = read_study(folder)
-    where = storage or kept
+    stored = storage or kept
+    where = str(folder / JOURNAL) if stored is None else at_home(stored)
     if "***" in where:
         raise UsageError(
             f"the password of {where} is not written down: give --storage again to go on"
         )
-    return _open(options, folder, where)
+    if not is_there(where):
+        raise UsageError(f"the study's storage {where} is not there: was it moved or removed?")
+    return _open(options, folder, where, there=True)
 
 
 # -- the parts -------------------------------------------------------------------------------------
@@ -115,20 +129,19 @@ def quiet_optuna() -> None:
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
-def _open(options: TuneOptions, folder: Path, where: str) -> OpenStudy:
+def _open(options: TuneOptions, folder: Path, where: str, *, there: bool = False) -> OpenStudy:
     storage = open_storage(where)
     _, cls = find_algorithm(options.algorithm)
     atoms, defaults = options.search_space(cls)
+    named: Any = {"study_name": options.study, "storage": storage}
+    if not there:
+        # Another process may be faster.
+        with contextlib.suppress(DuplicatedStudyError):
+            optuna.create_study(direction="maximize", load_if_exists=True, **named)
     try:
-        study = optuna.create_study(
-            study_name=options.study,
-            storage=storage,
-            direction="maximize",
-            pruner=make_pruner(options),
-            load_if_exists=True,
-        )
-    except DuplicatedStudyError:  # pragma: no cover - another process was faster
-        study = optuna.load_study(study_name=options.study, storage=storage)
+        study = optuna.load_study(pruner=make_pruner(options), **named)
+    except KeyError as error:
+        raise UsageError(f"the study {options.study!r} is not in {masked(where)}") from error
     queue = TrialQueue(
         study,
         storage,
@@ -137,7 +150,7 @@ def _open(options: TuneOptions, folder: Path, where: str) -> OpenStudy:
         first=[defaults] if options.enqueue else [],
         attributes=[{DEFAULTS: True}] if options.enqueue else [],
     )
-    return OpenStudy(options, folder, storage, study, atoms, queue)
+    return OpenStudy(options, folder, storage, study, atoms, defaults, queue)
 
 
 def make_sampler(options: TuneOptions, number: int) -> optuna.samplers.BaseSampler:
@@ -159,12 +172,37 @@ def make_pruner(options: TuneOptions) -> optuna.pruners.BasePruner:
     return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=total // 3)
 
 
-def _identity_in(where: str, name: str) -> dict[str, Any] | None:
+def _require_own_folder(folder: Path, options: TuneOptions, storage: str | None) -> None:
+    """Refuse a folder that is another study's: its files would be overwritten.
+
+    :raises UsageError: with whose it is
+    """
+    if not (folder / STUDY).is_file():
+        return
+    there, kept = read_study(folder)
+    if there.study != options.study:
+        raise UsageError(
+            f"{folder} is of the study {there.study!r}, not of {options.study!r}: give another "
+            "--dir, or leave it out"
+        )
+    if kept != (None if storage is None else masked(storage)):
+        found = kept or f"{folder / JOURNAL}"
+        raise UsageError(
+            f"the study in {folder} is stored in {found}: leave --storage as it was, or give "
+            "another --dir"
+        )
+
+
+def _identity_in(where: str, options: TuneOptions) -> dict[str, Any] | None:
     """What a study of this name is about, if it is there."""
+    name = options.study
+    if not is_there(where):
+        return None
     storage = open_storage(where)
     with contextlib.suppress(KeyError):
         found = optuna.load_study(study_name=name, storage=storage)
         known = found.user_attrs.get(IDENTITY)
+        require_room(found, options)
         if known is None and found.get_trials(deepcopy=False):
             raise UsageError(
                 f"the study {name!r} in {masked(where)} was not made by sb3-ext tune: choose "
@@ -186,11 +224,15 @@ def _require_same(before: dict[str, Any], now: dict[str, Any], name: str) -> Non
 
 
 def _require_some_success(opened: OpenStudy, first: int = 3) -> None:
-    """A study of which nothing works is stopped before it has spent its budget."""
-    done = [one for one in opened.queue.slots() if one.state.is_finished()]
+    """A study of which nothing works is stopped before it has spent its budget.
+
+    The defaults may work where nothing else does.
+    """
+    slots = opened.queue.slots()
+    done = [one for one in slots if one.state.is_finished() and not one.user_attrs.get(DEFAULTS)]
     if len(done) >= first and all(one.state == TrialState.FAIL for one in done):
         raise UsageError(
-            f"the first {len(done)} trials all failed; the last one: "
+            f"the first {len(done)} trials beside the defaults all failed; the last one: "
             f"{done[-1].user_attrs.get(FAILURE, 'no reason known')}"
         )
 

@@ -41,25 +41,41 @@ class _Limit(BaseCallback):
         return not self.is_over
 
 
-def drawn_values(trial: Trial, atoms: Mapping[str, Any]) -> dict[str, Any]:
-    """What the trial draws; the default configuration is left as it is, whatever was drawn."""
-    drawn = {name: draw(trial, name, atom) for name, atom in atoms.items()}
-    return {} if trial.user_attrs.get(DEFAULTS) else drawn
+def drawn_values(
+    trial: Trial, atoms: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the trial draws.
+
+    The default configuration is left as it is, and of it only what has a value in the space is
+    recorded: Optuna would draw one for the rest, and take it for what gave the score.
+
+    :param defaults: see :func:`~sb3_ext.tuning.spaces.with_defaults`
+    """
+    if trial.user_attrs.get(DEFAULTS):
+        for name in defaults:
+            draw(trial, name, atoms[name])
+        return {}
+    return {name: draw(trial, name, atom) for name, atom in atoms.items()}
 
 
 def run_trial(
-    trial: Trial, options: TuneOptions, atoms: Mapping[str, Any], folder: Path
+    trial: Trial,
+    options: TuneOptions,
+    atoms: Mapping[str, Any],
+    folder: Path,
+    defaults: Mapping[str, Any],
 ) -> tuple[TrialState, float | None]:
     """Train with each tuning seed, report, and score; never raises for what the runs did.
 
     :param folder: of the study; the runs lie in ``trials/NUMBER/seed_SEED``
+    :param defaults: the default configuration's values in the space
     :return: the state to record, and the score of a complete trial: the median over seeds
     :raises KeyboardInterrupt: as it comes
     """
     began = time.monotonic()
     scores: list[float] = []
     try:
-        drawn = drawn_values(trial, atoms)
+        drawn = drawn_values(trial, atoms, defaults)
         for seed in options.seeds_for(TUNING, options.seeds):
             limit = None
             if options.trial_timeout is not None:

@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ext import registry
 from sb3_ext.errors import UsageError
 from sb3_ext.signatures import HOSTS, constructor_arguments, require_known
+from sb3_ext.spec import DOORS
 
 #: Arguments with a number as default that also take a schedule, or a number and its unit.
 NUMBERS_OR_MORE = frozenset({"learning_rate", "clip_range", "train_freq"})
@@ -71,7 +72,11 @@ def read_settings(settings: Sequence[str], option: str) -> dict[str, Any]:
         for name in outer:
             level = level.setdefault(name, {})
             if not isinstance(level, dict):
-                raise UsageError(f"{option} {text}: {name!r} was given a value of its own before")
+                part = name in DOORS.values()
+                hint = f"; for its options write {name}.name={level} {text}" if part else ""
+                raise UsageError(
+                    f"{option} {text}: {name!r} was given a value of its own before{hint}"
+                )
         try:
             level[last] = yaml.safe_load(written)
         except yaml.YAMLError as error:

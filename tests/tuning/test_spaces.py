@@ -75,7 +75,7 @@ def test_ranges_override_and_add():
         ({"temperature": {"low": "a", "high": 2}}, None, "low and high must be numbers"),
         ({"batch_size": []}, None, "options must not be empty"),
         ({"gamma": [0.9, 0.99]}, None, "gamma is set to a value and given a range"),
-        ({}, ["temprature"], "got 'temprature'; did you mean 'temperature'"),
+        ({}, ["temprature"], "no 'temprature' in its search space; did you mean 'temperature'"),
     ],
 )
 def test_an_impossible_space_is_one_sentence(ranges, only, told):

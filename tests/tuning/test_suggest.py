@@ -62,7 +62,10 @@ def test_only_leaves_the_other_hyperparameters_at_their_defaults():
 
 
 def test_an_unknown_name_in_only_is_answered_with_the_near_miss():
-    with pytest.raises(ValueError, match=r"Toy, got 'temprature'; did you mean 'temperature'\?"):
+    with pytest.raises(
+        ValueError,
+        match=r"Toy has no 'temprature' in its search space; did you mean 'temperature'\?",
+    ):
         tuning.suggest(optuna.trial.FixedTrial({}), "toy", only=["temprature"])
 
 

@@ -227,7 +227,10 @@ def test_each_run_is_a_wandb_run_of_the_study_s_group(monkeypatch):
 @pytest.mark.parametrize(("how", "why"), [("reward", "nan"), ("crash", "simulator is gone")])
 def test_failed_trials_are_told_with_the_reason_and_stop_a_study_of_nothing_else(how, why):
     options = small(env="Crashing-v0", env_kwargs={"how": how, "after": 20}, trials=9)
-    with pytest.raises(UsageError, match=f"the first 3 trials all failed; the last one: .*{why}"):
+    with pytest.raises(
+        UsageError,
+        match=f"the first 3 trials beside the defaults all failed; the last one: .*{why}",
+    ):
         tune(options, tell=silent)
     trials = open_study(Path("studies/small")).study.trials
     assert [one.state.name for one in trials[:3]] == ["FAIL"] * 3
@@ -270,7 +273,7 @@ def test_a_study_of_another_kind_is_refused():
         ({"study": "a/b"}, "study must be a name of letters, digits"),
         ({"timeout": 0}, "timeout must be a number of seconds above 0"),
         ({"space": ()}, "space must be a list of names"),
-        ({"space": ("gama",)}, "got 'gama'; did you mean 'gamma'"),
+        ({"space": ("gama",)}, "no 'gama' in its search space; did you mean 'gamma'"),
         ({"algorithm": "sb3:A3C"}, "no algorithm 'sb3:A3C'"),
         ({"hyperparameters": {"gama": 1}}, "unknown argument 'gama'"),
         ({"env": "CartPol-v1"}, "did you mean 'CartPole-v1'"),
