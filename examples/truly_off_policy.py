@@ -20,6 +20,7 @@ import argparse
 import json
 import warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -39,22 +40,31 @@ from sb3_ext.offline.diagnostics import ValueDiagnostic
 PROTOCOLS = ("final buffer", "concurrent", "imitation")
 AGENTS = ("behaviour", "off-policy DDPG", "BCQ")
 COLOURS = dict(zip(AGENTS, ("#5B5B5B", "#D55E00", "#0072B2"), strict=True))
-EVALUATIONS = 10
 #: Narrower than the paper's [400, 300] and [750, 750].
 DDPG_NETS, BCQ_NETS = {"net_arch": [256, 256]}, {"net_arch": "small"}
 
 
+@dataclass(frozen=True)
+class Task:
+    """What all agents are trained in, for how long, and how often they are looked at."""
+
+    env: str
+    steps: int
+    evaluations: int
+    episodes: int
+
+
 class Watch(BaseCallback):
-    """Returns, value estimates and true values of an agent, at ten moments of a training.
+    """Returns, value estimates and true values of an agent, several times in a training.
 
     :param watched: the agent, which may be another than the one that ``learn`` is called on
     """
 
-    def __init__(self, watched: Any, env: str, steps: int, seed: int) -> None:
+    def __init__(self, watched: Any, task: Task, seed: int) -> None:
         super().__init__()
-        self.watched, self.every = watched, max(1, steps // EVALUATIONS)
-        evaluation = make_vec_env(env, n_envs=3, seed=5_000 + 3 * seed)
-        self.values = ValueDiagnostic(evaluation, n_eval_episodes=3)
+        self.watched, self.every = watched, max(1, task.steps // task.evaluations)
+        evaluation = make_vec_env(task.env, n_envs=task.episodes, seed=5_000 + 100 * seed)
+        self.values = ValueDiagnostic(evaluation, n_eval_episodes=task.episodes)
 
     def _init_callback(self) -> None:
         self.values.init_callback(self.watched)
@@ -70,15 +80,15 @@ class Watch(BaseCallback):
         return self.values.history
 
 
-def behaviour(env: str, steps: int, seed: int, noise: float) -> DDPG:
+def behaviour(task: Task, seed: int, noise: float) -> DDPG:
     """A DDPG agent: random for the first twentieth of the steps, then with noise."""
-    dimensions = make_vec_env(env).action_space.shape
+    dimensions = make_vec_env(task.env).action_space.shape
     return DDPG(
         "MlpPolicy",
-        make_vec_env(env, seed=seed),
+        make_vec_env(task.env, seed=seed),
         batch_size=100,
-        buffer_size=steps,
-        learning_starts=max(10, steps // 20),
+        buffer_size=task.steps,
+        learning_starts=max(10, task.steps // 20),
         action_noise=NormalActionNoise(np.zeros(dimensions), noise * np.ones(dimensions)),
         policy_kwargs=dict(DDPG_NETS),
         seed=seed,
@@ -94,37 +104,39 @@ def off_policy(name: str, seed: int, **options: Any) -> Any:
     return OfflineDDPG("MlpPolicy", policy_kwargs=dict(DDPG_NETS), **shared)
 
 
-def offline(name: str, dataset: Any, env: str, steps: int, seed: int) -> dict[str, Any]:
+def offline(name: str, dataset: Any, task: Task, seed: int) -> dict[str, Any]:
     """As many gradient steps as the behaviour took steps, on its data."""
     agent = off_policy(name, seed, dataset=dataset)
-    watch = Watch(agent, env, steps, seed)
-    agent.learn(steps, callback=watch)
+    watch = Watch(agent, task, seed)
+    agent.learn(task.steps, callback=watch)
     return watch.record()
 
 
-def one_seed(env: str, steps: int, seed: int, concurrent: bool, out: Path) -> list[Path]:
+def one_seed(task: Task, seed: int, concurrent: bool, out: Path) -> list[Path]:
     """The protocols of one seed that share a behaviour; what is there already is left."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message="time limits cut the evaluation")
     done: dict[str, dict[str, Any]] = {}
     if concurrent:
-        model = behaviour(env, steps, seed, noise=0.1)
-        agents = {name: off_policy(name, seed, env=env) for name in AGENTS[1:]}
-        watched = {"behaviour": Watch(model, env, steps, seed)}
-        watched |= {name: Watch(agent, env, steps, seed) for name, agent in agents.items()}
+        model = behaviour(task, seed, noise=0.1)
+        agents = {name: off_policy(name, seed, env=task.env) for name in AGENTS[1:]}
+        watched = {"behaviour": Watch(model, task, seed)}
+        watched |= {name: Watch(agent, task, seed) for name, agent in agents.items()}
         learners = [ConcurrentLearner(agent, seed=seed) for agent in agents.values()]
-        model.learn(steps, callback=[*learners, *watched.values()])
+        model.learn(task.steps, callback=[*learners, *watched.values()])
         done["concurrent"] = {name: watch.record() for name, watch in watched.items()}
     else:
-        model = behaviour(env, steps, seed, noise=0.5)
-        watch = Watch(model, env, steps, seed)
-        dataset = record_final_buffer(model, steps, noise_std=0.5, callback=watch)
-        found = {name: offline(name, dataset, env, steps, seed) for name in AGENTS[1:]}
+        model = behaviour(task, seed, noise=0.5)
+        watch = Watch(model, task, seed)
+        dataset = record_final_buffer(model, task.steps, noise_std=0.5, callback=watch)
+        found = {name: offline(name, dataset, task, seed) for name in AGENTS[1:]}
         done["final buffer"] = {"behaviour": watch.record(), **found}
-        dataset = record_imitation(model, make_vec_env(env, seed=8_000 + seed), n_steps=steps)
-        found = {name: offline(name, dataset, env, steps, seed) for name in AGENTS[1:]}
+        dataset = record_imitation(
+            model, make_vec_env(task.env, seed=8_000 + seed), n_steps=task.steps
+        )
+        found = {name: offline(name, dataset, task, seed) for name in AGENTS[1:]}
         lasting = float(dataset.returns()[:-1].mean()) if dataset.n_episodes > 1 else 0.0
-        flat = {"return": [lasting] * EVALUATIONS}
+        flat = {"return": [lasting] * task.evaluations}
         done["imitation"] = {"behaviour": flat, **found}
     paths = []
     for protocol, record in done.items():
@@ -154,13 +166,13 @@ def table(out: Path) -> None:
             print(f"| {protocol} | {agent} | {' | '.join(cells)} |")
 
 
-def draw(out: Path, env: str, steps: int) -> Path:
+def draw(out: Path, task: Task) -> Path:
     """Returns above, values below: estimates full, true values dotted; thin seeds, bold mean."""
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(2, 3, figsize=(11, 6), sharex=True, sharey="row")
-    at = np.arange(1, EVALUATIONS + 1) * max(1, steps // EVALUATIONS)
+    at = np.arange(1, task.evaluations + 1) * max(1, task.steps // task.evaluations)
     for column, protocol in enumerate(PROTOCOLS):
         axes[0, column].set_title(protocol)
         axes[1, column].set_xlabel("gradient steps")
@@ -184,7 +196,7 @@ def draw(out: Path, env: str, steps: int) -> Path:
     for one in axes.flat:
         one.spines[["top", "right"]].set_visible(False)
     seeds = len(list(out.glob("concurrent_*.json")))
-    figure.suptitle(f"{env}, {steps:,} steps, {seeds} seeds: each thin, their mean bold")
+    figure.suptitle(f"{task.env}, {task.steps:,} steps, {seeds} seeds: each thin, their mean bold")
     figure.tight_layout()
     path = out / "truly_off_policy.png"
     figure.savefig(path, dpi=130)
@@ -197,14 +209,17 @@ def main() -> None:
     parser.add_argument("--env", default="HalfCheetah-v5", help="continuous actions")
     parser.add_argument("--steps", type=int, default=15_000)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--evaluations", type=int, default=10)
+    parser.add_argument("--episodes", type=int, default=3, help="of an evaluation")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--out", type=Path, default=Path("runs/truly_off_policy"))
     arguments = parser.parse_args()
-    env, steps, out = arguments.env, arguments.steps, arguments.out
+    task = Task(arguments.env, arguments.steps, arguments.evaluations, arguments.episodes)
+    out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
         jobs = [
-            pool.submit(one_seed, env, steps, seed, concurrent, out)
+            pool.submit(one_seed, task, seed, concurrent, out)
             for seed in range(arguments.seeds)
             for concurrent in (False, True)
             if not (out / f"{'concurrent' if concurrent else 'imitation'}_{seed}.json").exists()
@@ -212,7 +227,7 @@ def main() -> None:
         for job in as_completed(jobs):
             print(*job.result(), flush=True)
     table(out)
-    print(draw(out, env, steps))
+    print(draw(out, task))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,10 @@ TINY = {
         "--steps 120 --seeds 2 --temperatures 2 10 --out {out}/t",
         ("t/temperature.png", "t/study.log"),
     ),
+    "truly_off_policy.py": Tiny(
+        "--env Pendulum-v1 --steps 20 --seeds 1 --jobs 1 --evaluations 2 --episodes 1 --out {out}/off",
+        ("off/truly_off_policy.png", "off/concurrent_0.json", "off/imitation_0.json"),
+    ),
     "policy_dependent_norm.py": Tiny("--out {out}/norm.png", ("norm.png",)),
     "demo.py": Tiny(
         "--env Pendulum-v1 --steps 600 --seed 3 --run-dir {out}/run",
