@@ -29,16 +29,23 @@ class TrialFailedError(RuntimeError):
 
 
 class _Limit(BaseCallback):
-    """Stops a run that takes too long."""
+    """Stops a run after its last step, and one that takes too long.
 
-    def __init__(self, ends_at: float) -> None:
+    SB3's on-policy algorithms would finish their rollout. With a longer one, a trial would train
+    for longer than the others, and have its last evaluations where these have none.
+
+    :param steps: of the run
+    :param ends_at: by ``time.monotonic``; None for no limit
+    """
+
+    def __init__(self, steps: int, ends_at: float | None) -> None:
         super().__init__()
-        self.ends_at = ends_at
+        self.steps, self.ends_at = steps, ends_at
         self.is_over = False
 
     def _on_step(self) -> bool:
-        self.is_over = time.monotonic() > self.ends_at
-        return not self.is_over
+        self.is_over = self.ends_at is not None and time.monotonic() > self.ends_at
+        return not self.is_over and self.num_timesteps < self.steps
 
 
 def drawn_values(trial: Trial, atoms: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,14 +108,13 @@ def run_once(
     :raises TrialFailedError: if it diverged or took too long
     """
     run = options.run_options(drawn, seed=seed)
-    timed = None if limit is None else _Limit(limit)
-    callbacks = () if timed is None else (timed,)
+    timed = _Limit(run.steps, limit)
     config = {"study": options.study, "seed": seed, **tags}
     name = " ".join(f"{key}={value}" for key, value in tags.items())
     train(
         run,
         where,
-        callbacks=callbacks,
+        callbacks=(timed,),  # after the evaluation of the same step
         after_evaluation=report,
         wandb={
             "group": options.study,
@@ -121,7 +127,7 @@ def run_once(
     if not (options.keep_models if keep_model is None else keep_model):
         for zipped in (where / "model.zip", where / "best_model.zip"):
             zipped.unlink(missing_ok=True)
-    if timed is not None and timed.is_over:
+    if timed.is_over:
         raise TrialFailedError(f"it took longer than {options.trial_timeout:g} seconds")
     if report.is_diverged:
         raise TrialFailedError(
