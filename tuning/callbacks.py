@@ -69,8 +69,8 @@ class Report(BaseCallback):
             raise optuna.TrialPruned
         if not self.means:
             raise ValueError(
-                "no evaluation was done, so the trial has no score: eval_freq must not be above the "
-                "steps of learn (it counts calls of env.step, each of all environments)"
+                "no evaluation was done, so the trial has no score: eval_freq must not be above "
+                "the steps of learn (it counts calls of env.step, each of all environments)"
             )
         return math.nan if self.is_diverged else statistics.fmean(self.means[-self.last :])
 

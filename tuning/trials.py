@@ -13,7 +13,7 @@ import optuna
 from optuna.trial import Trial, TrialState
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_ext.errors import UsageError
+from sb3_ext.errors import NonFiniteError, UsageError
 from sb3_ext.running import train
 from sb3_ext.tuning.callbacks import Report
 from sb3_ext.tuning.options import TUNING, TuneOptions
@@ -81,13 +81,20 @@ def run_trial(
     except optuna.TrialPruned:
         return TrialState.PRUNED, None
     except Exception as error:  # a stranger's algorithm or environment may raise anything
-        told = " ".join(str(error).split())
-        name = "" if isinstance(error, TrialFailedError) else f"{type(error).__name__}: "
-        trial.set_user_attr(FAILURE, f"{name}{told}"[:1000])
+        trial.set_user_attr(FAILURE, why(error))
         return TrialState.FAIL, None
     finally:
         with contextlib.suppress(Exception):
             trial.set_user_attr(SECONDS, round(time.monotonic() - began, 3))
+
+
+def why(error: Exception) -> str:
+    """The reason of a failed run, as it is recorded and shown: one line."""
+    told = " ".join(str(error).split())
+    if isinstance(error, NonFiniteError):  # what it says further is for who has the model at hand
+        told = told.partition("; this transition was not stored")[0]
+    name = "" if isinstance(error, TrialFailedError) else f"{type(error).__name__}: "
+    return f"{name}{told}"[:1000]
 
 
 def run_once(

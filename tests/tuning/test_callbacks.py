@@ -133,7 +133,7 @@ def test_a_study_that_would_choose_the_worst_is_told_before_training():
     with pytest.raises(ValueError, match=r'minimizes: make it with .*direction="maximize"'):
         TrialEvalCallback(evaluation, minimizing.ask())
     several = optuna.create_study(directions=["maximize", "maximize"])
-    with pytest.raises(ValueError, match="must have one objective, .* got 2: evaluate with SB3's"):
+    with pytest.raises(ValueError, match=r"must have one objective, .* got 2: evaluate with SB3's"):
         TrialEvalCallback(evaluation, several.ask())
     for trial in (optuna.create_study(direction="maximize").ask(), optuna.trial.FixedTrial({})):
         assert not TrialEvalCallback(evaluation, trial).is_pruned

@@ -132,7 +132,7 @@ def test_a_trial_s_score_is_that_of_a_run_of_its_seed():
     # 4 evaluations of each seed, the second one's after the first one's steps
     assert list(trial.intermediate_values) == [25, 50, 75, 100, 125, 150, 175, 200]
     assert result.finals is None
-    assert "too good: no second stage" in (result.folder / "report.md").read_text()
+    assert "too good: no second stage was run." in (result.folder / "report.md").read_text()
 
 
 def test_a_run_ends_at_its_last_step_whatever_a_rollout_is():
