@@ -124,10 +124,13 @@ def _intermediate(figure: Any, number: int) -> None:
 
     (axes,) = figure.axes
     lines = axes.get_lines()
-    colors = plt.get_cmap("viridis")
-    for place, line in enumerate(lines):  # dark ones came first; Optuna's repeat after 20
-        line.set_color(colors(0.9 * place / max(1, len(lines) - 1)))
-    if len(lines) > _LEGEND and axes.get_legend() is not None:
+    few = len(lines) <= _LEGEND  # Optuna's colours are pale, and come again after 20
+    colors = plt.get_cmap("tab10" if few else "viridis")
+    for place, line in enumerate(lines):
+        line.set_color(colors(place if few else 0.9 * place / (len(lines) - 1)))
+    if few:
+        axes.legend(bbox_to_anchor=(1.05, 1), loc="upper left", borderaxespad=0.0)
+    else:
         axes.get_legend().remove()
         axes.set_title(f"Intermediate values of {len(lines)} trials, the first ones dark")
 
