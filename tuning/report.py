@@ -34,6 +34,12 @@ def report(opened: OpenStudy, found: Finals | None, pictures: Sequence[str]) -> 
     lines += ["## How it was made", "", *(f"- {one}" for one in _settings(opened)), ""]
     lines += ["Searched:", "", *(f"- {one}" for one in space(opened)), ""]
     lines += ["## Pictures", "", *(f"![{Path(path).stem}]({path})" for path in pictures)]
+    if "importance" in [Path(path).stem for path in pictures]:
+        lines += [
+            "",
+            "The importances are a hint (PED-ANOVA, of what tells the better half of the trials): "
+            "the search has drawn more where it was good already.",
+        ]
     complete = _complete(opened)
     if complete < ENOUGH:
         lines += [

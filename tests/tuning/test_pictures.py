@@ -7,7 +7,9 @@ import numpy as np
 import optuna
 import pytest
 
+from sb3_ext.catalog import find_algorithm
 from sb3_ext.tuning.pictures import ENOUGH, MOST, shown, write_plots
+from sb3_ext.tuning.spaces import draw, study_space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -64,6 +66,19 @@ def test_many_parameters_have_room_and_the_most_important_ones_are_shown(tmp_pat
     slices, _, axes = figures["slice"]
     assert slices.get_figwidth() < 7
     assert len(axes) == 3  # two slices and the bar of colours
+
+
+def test_the_hyperparameter_that_decides_is_shown():
+    """Optuna's own measure looks at the best tenth, and finds nine others before it."""
+    _, cls = find_algorithm("LFIWSAC")
+    atoms = study_space(cls, {})
+    made = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=9))
+    rng = np.random.default_rng(9)
+    for _ in range(ENOUGH):
+        trial = made.ask()
+        drawn = {name: draw(trial, name, atom) for name, atom in atoms.items()}
+        made.tell(trial, 100 * np.log10(drawn["learning_rate"] / 1e-4) + rng.normal(0, 40))
+    assert "learning_rate" in shown(made)
 
 
 def test_a_legend_is_there_for_few_trials_only_and_has_the_colours_of_the_lines(tmp_path, figures):
