@@ -128,10 +128,10 @@ def _nothing_chosen(found: Finals) -> str:
 def _worth(opened: OpenStudy, found: Finals, chosen: Candidate) -> list[str]:
     tested = chosen.estimate("testing")
     seeds = count(opened.options.final_seeds, "seed")
-    lines = [
-        f"Chosen: {chosen.name}. On {seeds} that chose nothing "
-        + ("it failed." if tested is None else f"it has {interval(tested)}: believe this figure.")
-    ]
+    what = "mean" if opened.options.final_seeds < FEWEST else "interquartile mean, 95 % interval"
+    told = "it failed" if tested is None else f"it has {interval(tested)} ({what})"
+    believe = "" if tested is None else ": believe this figure"
+    lines = [f"Chosen: {chosen.name}. On {seeds} that chose nothing {told}{believe}."]
     if chosen.tuned is not None:
         complete = sum(one.state == TrialState.COMPLETE for one in opened.queue.slots())
         lucky = chosen.of != DEFAULT and complete > 1

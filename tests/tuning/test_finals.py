@@ -189,6 +189,19 @@ def test_the_verdict_is_one_sentence(gap, told):
     assert sentence.endswith(".")
 
 
+@pytest.mark.parametrize(("seeds", "what"), [(2, "(2 seeds: no interval) (mean)"), (4, "[1, 7]")])
+def test_the_figure_to_believe_says_what_it_is(study, seeds, what):
+    def score(drawn: Mapping[str, Any], seed: int) -> float:
+        return 2.0 * (seed % 10) + 1.0 if drawn else 0.0
+
+    result, _ = study(score, final_seeds=seeds)
+    (told,) = [line for line in result.summary if line.startswith("Chosen: ")]
+    assert f"On {seeds} seeds that chose nothing it has " in told
+    assert what in told
+    assert told.endswith(": believe this figure.")
+    assert ("cannot show" in result.summary[-1]) == (seeds == 2)
+
+
 def test_few_seeds_have_no_interval():
     assert interval(Interval(10.66, 9.0, 12.0, 0.95, 2)) == "10.66 (2 seeds: no interval)"
     assert interval(Interval(10.66, np.nan, np.nan, 0.95, 1)) == "10.66 (1 seed: no interval)"
