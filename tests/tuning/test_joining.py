@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -141,7 +142,8 @@ def test_the_same_line_twice_shares_all_of_a_study_and_ends_well_twice():
     assert [state.state for state in trials()] == [TrialState.COMPLETE] * 3
     assert all("Next:" in out for out, _ in told)
     lines = [line for out, _ in told for line in out.splitlines()]
-    assert len([line for line in lines if line.startswith("trial ")]) == 3
+    done = [line.partition(": ")[0] for line in lines if re.match(r"trial \d+: ", line)]
+    assert sorted(done) == ["trial 0", "trial 1", "trial 2"]
     # Runs to choose by: each once, and not all by one of them.
     runs = [line.partition(": ")[2] for line in lines if line.startswith("choosing: ")]
     assert len(runs) == len(set(runs)) == 6
