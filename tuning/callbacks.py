@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 import optuna
+from optuna.study import StudyDirection
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -68,8 +69,8 @@ class Report(BaseCallback):
             raise optuna.TrialPruned
         if not self.means:
             raise ValueError(
-                "no evaluation was done, so the trial has no score: eval_freq must be below the "
-                "steps of learn (it counts calls of env.step, each of all environments)"
+                "no evaluation was done, so the trial has no score: eval_freq must not be above "
+                "the steps of learn (it counts calls of env.step, each of all environments)"
             )
         return math.nan if self.is_diverged else statistics.fmean(self.means[-self.last :])
 
@@ -85,11 +86,13 @@ class TrialEvalCallback(EvalCallback):
     ``score`` raises ``optuna.TrialPruned``.
 
     :param eval_env: as in SB3; not the training's
-    :param trial: as the objective got it
+    :param trial: as the objective got it, of a study with ``direction="maximize"``; or a
+        ``FixedTrial``
     :param n_eval_episodes: as in SB3, but 10
     :param eval_freq: as in SB3: calls of ``env.step``, so divide by ``n_envs``
     :param last: how many evaluations make the score
     :param kwargs: ``EvalCallback``'s
+    :raises ValueError: if the study minimizes, or has several objectives
     """
 
     def __init__(
@@ -106,6 +109,7 @@ class TrialEvalCallback(EvalCallback):
                 f"trial must be what Optuna hands to the objective, got {trial!r}; the environment "
                 "comes first: TrialEvalCallback(eval_env, trial)"
             )
+        _require_maximizing(trial)
         self.report = Report(trial, last=last)
         after = kwargs.pop("callback_after_eval", None)
         super().__init__(
@@ -129,6 +133,24 @@ class TrialEvalCallback(EvalCallback):
         :raises ValueError: if there was no evaluation
         """
         return self.report.score()
+
+
+def _require_maximizing(trial: optuna.trial.BaseTrial) -> None:
+    """Refuse a study that would prune and choose by the wrong end, or cannot be reported to."""
+    study = getattr(trial, "study", None)  # a FixedTrial has none
+    if study is None:
+        return
+    directions = list(study.directions)
+    if len(directions) > 1:
+        raise ValueError(
+            f"the study must have one objective, since Optuna prunes by one only, got "
+            f"{len(directions)}: evaluate with SB3's EvalCallback instead, which reports nothing"
+        )
+    if directions[0] == StudyDirection.MINIMIZE:
+        raise ValueError(
+            "the study must maximize, since a higher return is better, and this one minimizes: "
+            'make it with optuna.create_study(direction="maximize")'
+        )
 
 
 class _Both(CallbackList):

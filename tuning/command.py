@@ -139,18 +139,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _head(options: "TuneOptions", folder: Path) -> None:
-    """What is going to be done, and what it costs."""
+    """What is going to be searched."""
     from sb3_ext.catalog import find_algorithm
     from sb3_ext.tuning.spaces import in_words
 
     _, cls = find_algorithm(options.algorithm)
     atoms, _ = options.resolved().search_space(cls)
-    runs = options.trials * options.seeds
-    further = (options.top + 1) * options.final_seeds + 2 * options.final_seeds
-    told = f" and at most {further} further ones" if options.top else ""
     print(f"{options.algorithm} on {options.env}, in {folder}")
-    print(f"{runs} runs for {options.trials} trials{told}, of {options.steps:,} steps each")
-    print(f"searched: {'; '.join(in_words(name, atom) for name, atom in atoms.items())}\n")
+    print(
+        f"searched: {'; '.join(in_words(name, atom) for name, atom in atoms.items())}", flush=True
+    )
 
 
 def _tell(line: str) -> None:

@@ -4,102 +4,62 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import importlib.util
-import warnings
-from collections import Counter
+import io
+import os
 from pathlib import Path
-from typing import Any
 
-import optuna
 import yaml
+from optuna.trial import FrozenTrial, TrialState
 
 from sb3_ext.cli.tables import print_table
+from sb3_ext.errors import UsageError
 from sb3_ext.running import TrainOptions
-from sb3_ext.tuning.finals import DEFAULT, Candidate, Finals
+from sb3_ext.tuning.finals import Finals
+from sb3_ext.tuning.pictures import write_plots
 from sb3_ext.tuning.queue import FAILURE
+from sb3_ext.tuning.report import report
 from sb3_ext.tuning.study import OpenStudy, best_trials
 from sb3_ext.tuning.trials import DEFAULTS, SCORES, SECONDS
+from sb3_ext.tuning.words import summary, table
 
 BEST, TRIALS, REPORT, PLOTS = "best.yaml", "trials.csv", "report.md", "plots"
-#: Name of a picture -> Optuna's function for it.
-PICTURES = {
-    "history": "plot_optimization_history",
-    "importance": "plot_param_importances",
-    "slice": "plot_slice",
-    "parallel": "plot_parallel_coordinate",
-    "intermediate": "plot_intermediate_values",
-}
+TRAINING = 300_000
+"""Where the seeds begin that a study never uses: an agent to be kept is trained with one."""
 
 
 def best_options(opened: OpenStudy, found: Finals | None) -> TrainOptions:
-    """A run with the chosen configuration: of the second stage, or of the best trial."""
-    if found is not None:
-        params = dict(found.chosen.params)
-    else:
+    """A run with the chosen configuration: of the second stage, or of the best trial.
+
+    :raises UsageError: if the second stage chose nothing
+    """
+    if found is None:
         (best,) = best_trials(opened.queue.slots(), 1)
         params = {} if best.user_attrs.get(DEFAULTS) else dict(best.params)
-    run = opened.options.run_options(params, seed=opened.options.seed)
+    elif found.chosen is None:
+        reasons = "; ".join(f"{one.name}, {one.failures[0]}" for one in found.candidates)
+        raise UsageError(
+            f"nothing was chosen, since every configuration failed on a choosing seed ({reasons}): "
+            f"there is no {BEST}, and {opened.folder / REPORT} has the rest"
+        )
+    else:
+        params = dict(found.chosen.params)
+    (seed,) = opened.options.seeds_for(TRAINING, 1)
+    run = opened.options.run_options(params, seed=seed)
     return dataclasses.replace(run, checkpoint_every=TrainOptions.checkpoint_every)
 
 
 def write_results(opened: OpenStudy, found: Finals | None) -> None:
     """Write all of it into the study's folder."""
-    best = dataclasses.asdict(best_options(opened, found))
-    head = "".join(f"# {line}\n" for line in summary(opened, found))
-    (opened.folder / BEST).write_text(head + yaml.safe_dump(best, sort_keys=False))
-    _write_trials(opened)
-    lines = [f"# {opened.options.study}", "", *summary(opened, found), ""]
-    header, rows = table(opened, found)
-    lines += ["| " + " | ".join(header) + " |", "| " + " | ".join("---" for _ in header) + " |"]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    drawn = write_plots(opened.study, opened.folder / PLOTS)
-    lines += ["", *(f"![{path.stem}]({PLOTS}/{path.name})" for path in drawn)]
-    (opened.folder / REPORT).write_text("\n".join(lines) + "\n")
-
-
-def summary(opened: OpenStudy, found: Finals | None) -> list[str]:
-    """Sentences: how many trials, what was chosen, and what it is worth."""
-    options = opened.options
-    counts = Counter(one.state.name.lower() for one in opened.queue.slots())
-    told = ", ".join(f"{number} {state}" for state, number in counts.items())
-    lines = [f"{options.algorithm} on {options.env}, {options.steps:,} steps a run: {told}."]
-    if found is None:
-        (best,) = best_trials(opened.queue.slots(), 1)
-        lines.append(
-            f"Best: {_name(best)} with {best.value:.4g} over {options.seeds} tuning seed(s), the "
-            "luckiest of all and so too good: no second stage was run."
-        )
-        return lines
-    chosen = found.chosen
-    tested = chosen.estimate("testing")
-    lines.append(
-        f"Chosen: {chosen.name}. On {options.final_seeds} seeds that chose nothing it has "
-        f"{tested if tested is not None else 'failed'} (interquartile mean and its 95 % interval); "
-        f"in the study it had {_number(chosen.tuned)}."
-    )
-    defaults = next(one for one in found.candidates if one.of == DEFAULT)
-    if chosen.of == DEFAULT:
-        lines.append("No trial was better than the defaults on fresh seeds.")
-    elif found.gap is not None:
-        lines.append(
-            f"The defaults have {defaults.estimate('testing')} on the same seeds; the mean gain by "
-            f"seed is {found.gap}."
-        )
-    return lines
-
-
-def table(opened: OpenStudy, found: Finals | None) -> tuple[list[str], list[list[str]]]:
-    """The configurations of the second stage, or the best trials without one."""
-    seeds = opened.options.final_seeds
-    if found is None:
-        header = ["configuration", "score", "hyperparameters"]
-        best = best_trials(opened.queue.slots(), 5)
-        return header, [[_name(one), _number(one.value), _params(one.params)] for one in best]
-    header = [
-        *("configuration", "in the study", f"{seeds} seeds to choose", f"{seeds} seeds to test"),
-        "hyperparameters",
-    ]
-    return header, [_row(one) for one in found.candidates]
+    folder = opened.folder
+    if found is not None and found.chosen is None:
+        (folder / BEST).unlink(missing_ok=True)  # an earlier one would look like this one's
+    else:
+        best = dataclasses.asdict(best_options(opened, found))
+        head = "".join(f"# {line}\n" for line in summary(opened, found))
+        _write(folder / BEST, head + yaml.safe_dump(best, sort_keys=False))
+    _write(folder / TRIALS, _trials(opened))
+    drawn = write_plots(opened.study, folder / PLOTS)
+    _write(folder / REPORT, report(opened, found, [f"{PLOTS}/{path.name}" for path in drawn]))
 
 
 def print_results(opened: OpenStudy, found: Finals | None) -> None:
@@ -110,74 +70,41 @@ def print_results(opened: OpenStudy, found: Finals | None) -> None:
         print(line)
 
 
-def write_plots(study: optuna.Study, folder: Path) -> list[Path]:
-    """Optuna's pictures as PNG, and as HTML where plotly is installed.
-
-    :return: the PNGs; what cannot be drawn of these trials is left out
-    """
-    import matplotlib.pyplot as plt
-
-    folder.mkdir(exist_ok=True)
-    drawn = []
-    for name, function in PICTURES.items():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                axes = getattr(optuna.visualization.matplotlib, function)(study)
-                figure: Any = plt.gcf() if hasattr(axes, "flat") else axes.figure
-                figure.savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")
-                drawn.append(folder / f"{name}.png")
-            except (ValueError, RuntimeError, ImportError):  # too few trials, one parameter only
-                continue
-            finally:
-                plt.close("all")
-            if importlib.util.find_spec("plotly") is not None:
-                picture = getattr(optuna.visualization, function)(study)
-                picture.write_html(folder / f"{name}.html")
-    return drawn
-
-
 # -- the parts -------------------------------------------------------------------------------------
 
 
-def _write_trials(opened: OpenStudy) -> None:
+def _write(path: Path, text: str) -> None:
+    """At one stroke: processes that share the study end together, and write the same."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    draft.write_text(text)
+    draft.replace(path)
+
+
+def _trials(opened: OpenStudy) -> str:
     trials = opened.study.get_trials(deepcopy=False)
     params = list(dict.fromkeys(name for one in trials for name in one.params))
-    with (opened.folder / TRIALS).open("w", newline="") as file:
-        writer = csv.writer(file)
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, lineterminator="\n")
+    told = ("trial", "state", "score", "scores", "pruned_at", "last_report", "seconds", "defaults")
+    writer.writerow([*told, *params, "why"])
+    for one in trials:
         writer.writerow(
-            ["trial", "state", "score", "scores", "seconds", "defaults", *params, "why"]
+            [
+                *(one.number, one.state.name.lower(), *_scored(one)),
+                *(one.user_attrs.get(SECONDS), bool(one.user_attrs.get(DEFAULTS))),
+                *(one.params.get(name) for name in params),
+                one.user_attrs.get(FAILURE),
+            ]
         )
-        for one in trials:
-            told = one.user_attrs
-            writer.writerow(
-                [
-                    *(one.number, one.state.name.lower(), one.value, told.get(SCORES)),
-                    *(told.get(SECONDS), bool(told.get(DEFAULTS))),
-                    *(one.params.get(name) for name in params),
-                    told.get(FAILURE),
-                ]
-            )
+    return file.getvalue()
 
 
-def _row(one: Candidate) -> list[str]:
-    def told(purpose: str) -> str:
-        found = one.estimate(purpose)
-        return ("failed" if purpose in one.scores else "") if found is None else str(found)
+def _scored(trial: FrozenTrial) -> list[object]:
+    """The score, the scores of its runs, and where and at what it was pruned.
 
-    return [one.name, _number(one.tuned), told("choosing"), told("testing"), _params(one.params)]
-
-
-def _name(trial: optuna.trial.FrozenTrial) -> str:
-    return "defaults" if trial.user_attrs.get(DEFAULTS) else f"trial {trial.number}"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
-
-
-def _params(params: Any) -> str:
-    return ", ".join(
-        f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
-        for name, value in params.items()
-    )
+    Optuna gives a pruned trial its last report as its value: one evaluation, no score.
+    """
+    scores = trial.user_attrs.get(SCORES)
+    if trial.state != TrialState.PRUNED or trial.last_step is None:
+        return [trial.value, scores, None, None]
+    return [None, scores, trial.last_step, trial.intermediate_values[trial.last_step]]

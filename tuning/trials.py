@@ -13,7 +13,7 @@ import optuna
 from optuna.trial import Trial, TrialState
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_ext.errors import UsageError
+from sb3_ext.errors import NonFiniteError, UsageError
 from sb3_ext.running import train
 from sb3_ext.tuning.callbacks import Report
 from sb3_ext.tuning.options import TUNING, TuneOptions
@@ -29,16 +29,23 @@ class TrialFailedError(RuntimeError):
 
 
 class _Limit(BaseCallback):
-    """Stops a run that takes too long."""
+    """Stops a run after its last step, and one that takes too long.
 
-    def __init__(self, ends_at: float) -> None:
+    SB3's on-policy algorithms would finish their rollout. With a longer one, a trial would train
+    for longer than the others, and have its last evaluations where these have none.
+
+    :param steps: of the run
+    :param ends_at: by ``time.monotonic``; None for no limit
+    """
+
+    def __init__(self, steps: int, ends_at: float | None) -> None:
         super().__init__()
-        self.ends_at = ends_at
+        self.steps, self.ends_at = steps, ends_at
         self.is_over = False
 
     def _on_step(self) -> bool:
-        self.is_over = time.monotonic() > self.ends_at
-        return not self.is_over
+        self.is_over = self.ends_at is not None and time.monotonic() > self.ends_at
+        return not self.is_over and self.num_timesteps < self.steps
 
 
 def drawn_values(
@@ -90,13 +97,20 @@ def run_trial(
     except optuna.TrialPruned:
         return TrialState.PRUNED, None
     except Exception as error:  # a stranger's algorithm or environment may raise anything
-        told = " ".join(str(error).split())
-        name = "" if isinstance(error, TrialFailedError) else f"{type(error).__name__}: "
-        trial.set_user_attr(FAILURE, f"{name}{told}"[:1000])
+        trial.set_user_attr(FAILURE, why(error))
         return TrialState.FAIL, None
     finally:
         with contextlib.suppress(Exception):
             trial.set_user_attr(SECONDS, round(time.monotonic() - began, 3))
+
+
+def why(error: Exception) -> str:
+    """The reason of a failed run, as it is recorded and shown: one line."""
+    told = " ".join(str(error).split())
+    if isinstance(error, NonFiniteError):  # what it says further is for who has the model at hand
+        told = told.partition("; this transition was not stored")[0]
+    name = "" if isinstance(error, TrialFailedError) else f"{type(error).__name__}: "
+    return f"{name}{told}"[:1000]
 
 
 def run_once(
@@ -117,14 +131,13 @@ def run_once(
     :raises TrialFailedError: if it diverged or took too long
     """
     run = options.run_options(drawn, seed=seed)
-    timed = None if limit is None else _Limit(limit)
-    callbacks = () if timed is None else (timed,)
+    timed = _Limit(run.steps, limit)
     config = {"study": options.study, "seed": seed, **tags}
     name = " ".join(f"{key}={value}" for key, value in tags.items())
     train(
         run,
         where,
-        callbacks=callbacks,
+        callbacks=(timed,),  # after the evaluation of the same step
         after_evaluation=report,
         wandb={
             "group": options.study,
@@ -137,7 +150,7 @@ def run_once(
     if not (options.keep_models if keep_model is None else keep_model):
         for zipped in (where / "model.zip", where / "best_model.zip"):
             zipped.unlink(missing_ok=True)
-    if timed is not None and timed.is_over:
+    if timed.is_over:
         raise TrialFailedError(f"it took longer than {options.trial_timeout:g} seconds")
     if report.is_diverged:
         raise TrialFailedError(

@@ -87,13 +87,13 @@ def test_a_diverged_run_has_no_good_score():
     callback = learn(trial, scale=math.nan)
     assert trial.reports == {}
     assert math.isnan(callback.score())
-    study = optuna.create_study()
+    study = optuna.create_study(direction="maximize")
     study.optimize(lambda trial: learn(trial, scale=math.nan).score(), n_trials=1)
     assert study.trials[0].state == optuna.trial.TrialState.FAIL
 
 
 def test_an_objective_that_never_reports_is_told():
-    with pytest.raises(ValueError, match=r"no evaluation was done, .* eval_freq must be below"):
+    with pytest.raises(ValueError, match=r"no evaluation was done, .* eval_freq must not be above"):
         learn(Told(), steps=10).score()
 
 
@@ -125,3 +125,15 @@ def test_several_runs_of_a_trial_report_at_the_steps_of_all_and_the_mean_of_all(
     assert report._on_step()
     assert trial.reports == {250: 20.0}
     assert report.score() == 30.0
+
+
+def test_a_study_that_would_choose_the_worst_is_told_before_training():
+    evaluation = make_vec_env("CartPole-v1")
+    minimizing = optuna.create_study()
+    with pytest.raises(ValueError, match=r'minimizes: make it with .*direction="maximize"'):
+        TrialEvalCallback(evaluation, minimizing.ask())
+    several = optuna.create_study(directions=["maximize", "maximize"])
+    with pytest.raises(ValueError, match=r"must have one objective, .* got 2: evaluate with SB3's"):
+        TrialEvalCallback(evaluation, several.ask())
+    for trial in (optuna.create_study(direction="maximize").ask(), optuna.trial.FixedTrial({})):
+        assert not TrialEvalCallback(evaluation, trial).is_pruned

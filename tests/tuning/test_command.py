@@ -48,6 +48,7 @@ def test_one_line_searches_and_says_what_to_do_next(capsys):
     assert "the defaults" in out
     assert "configuration" in out
     assert "seeds that chose nothing" in out
+    assert "3 trials of 1 run and up to 8 further runs, each of 100 steps" in out
     assert "sb3-ext train --config studies/sb3-A2C_CartPole-v1/best.yaml" in out
     # Larger, by --resume, which takes all else from the study.
     assert cli.main(["tune", "--resume", "studies/sb3-A2C_CartPole-v1", "--trials", "5"]) == 0

@@ -132,7 +132,24 @@ def test_a_trial_s_score_is_that_of_a_run_of_its_seed():
     # 4 evaluations of each seed, the second one's after the first one's steps
     assert list(trial.intermediate_values) == [25, 50, 75, 100, 125, 150, 175, 200]
     assert result.finals is None
-    assert "too good: no second stage" in (result.folder / "report.md").read_text()
+    assert "too good: no second stage was run." in (result.folder / "report.md").read_text()
+
+
+def test_a_run_ends_at_its_last_step_whatever_a_rollout_is():
+    """Else a long rollout has evaluations that a short one has not, and two seeds' steps meet."""
+    nets = {"policy_kwargs": {"net_arch": [4]}}  # of 64: the second rollout would end at step 128
+    result = tune(small(trials=1, seeds=2, top=0, hyperparameters={"n_steps": 64, **nets}))
+    steps = list(result.study.trials[0].intermediate_values)
+    assert steps == [25, 50, 75, 100, 125, 150, 175, 200]
+    for evaluations in result.folder.glob("trials/*/*/evaluations.npz"):
+        assert list(np.load(evaluations)["timesteps"]) == [25, 50, 75, 100]
+
+
+def test_with_several_environments_the_last_step_is_the_first_that_reaches_it():
+    options = small(trials=1, seeds=2, top=0, n_envs=8, evaluations=10)
+    trial = tune(options, tell=silent).study.trials[0]
+    steps = list(trial.intermediate_values)
+    assert steps == [*range(8, 105, 8), *range(108, 205, 8)]
 
 
 def test_the_first_trial_is_the_default_configuration():
