@@ -35,7 +35,8 @@ TINY = {
         ("t/temperature.png", "t/study.log"),
     ),
     "truly_off_policy.py": Tiny(
-        "--env Pendulum-v1 --steps 20 --seeds 1 --jobs 1 --evaluations 2 --episodes 1 --out {out}/off",
+        "--env Pendulum-v1 --steps 20 --seeds 1 --jobs 1 --evaluations 2 --episodes 1 "
+        "--out {out}/off",
         ("off/truly_off_policy.png", "off/concurrent_0.json", "off/imitation_0.json"),
     ),
     "policy_dependent_norm.py": Tiny("--out {out}/norm.png", ("norm.png",)),
