@@ -191,6 +191,7 @@ def test_compare_by_hand():
         "estimate_start": 3.0,
         "true_start": (1 + 1 + 0.5 * 4 + 3) / 2,
         "neglected": 0.25 / 2,
+        "return": 3.0,
         "estimate_visited": 3.0,  # the second step of the first neglects 1/2
         "true_visited": 3.5,
         "overestimation": -0.5,
@@ -386,6 +387,7 @@ def test_metrics_are_logged_kept_and_saved(tmp_path):
     names = {"start", "visited"}
     wanted = {f"{kind}_{name}" for kind in ("estimate", "true") for name in names}
     wanted |= {"estimate_buffer", "overestimation", "overestimation_visited", "neglected"}
+    wanted |= {"return"}
     header = (tmp_path / "progress.csv").read_text().splitlines()[0].split(",")
     assert {f"value/{name}" for name in wanted | {"entropy_bonus"}} <= set(header)
     with np.load(path) as stored:
