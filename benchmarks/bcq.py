@@ -3,34 +3,34 @@
     python benchmarks/bcq.py speed --peer ~/d3rlpy/bin/python
     python benchmarks/bcq.py score --peer ~/d3rlpy/bin/python --seeds 3
 
-d3rlpy asks for gymnasium 1.0.0, so it needs an environment of its own (python -m venv ~/d3rlpy, then
-~/d3rlpy/bin/pip install d3rlpy); without --peer there are only our rows.
+d3rlpy asks for gymnasium 1.0.0, so it needs an environment of its own (python -m venv ~/d3rlpy,
+then ~/d3rlpy/bin/pip install d3rlpy); without --peer there are only our rows.
 
-How "speed" measures. Every variant is a process of its own with one torch thread, which keeps its model
-warm (``bcq_workers.py``) and does a block of updates when it is told to. The blocks take turns, in
-reversed order every other round, and only one process works at a time. What is timed is the CPU time
-of that process. "update" is the draw of a batch and the gradient step; "training" is the loop that a
-user starts, ``learn`` or ``fit``, with its log, and no files. The ratio of a round is time(d3rlpy) /
-time(variant), so above 1 is faster than d3rlpy; the table holds its minimum, median and maximum. The
-second d3rlpy process has a true ratio of 1: it shows what this run cannot resolve.
+How "speed" measures. Every variant is a process of its own with one torch thread, which keeps its
+model warm (``bcq_workers.py``) and does a block of updates when it is told to. The blocks take
+turns, in reversed order every other round, and only one process works at a time. What is timed is
+the CPU time of that process. "update" is the draw of a batch and the gradient step; "training" is
+the loop that a user starts, ``learn`` or ``fit``, with its log, and no files. The ratio of a round
+is time(d3rlpy) / time(variant), so above 1 is faster than d3rlpy; the table holds its minimum,
+median and maximum. The second d3rlpy process has a true ratio of 1: it shows what this run cannot
+resolve.
 
-Both have the same sizes of networks, batch, and n, at the observation and action sizes of Hopper, with
-random transitions. GFLOP counts the matrix products of an update; "at best" is what they would take
-at the rate of a product of 512 x 512 matrices on this core. No implementation is faster than
-that without other arithmetic.
+Both have the same sizes of networks, batch, and n, at the observation and action sizes of Hopper,
+with random transitions. GFLOP counts the matrix products of an update; "at best" is what they would
+take at the rate of a product of two matrices of 512 x 512 on this core, and no implementation with
+the same arithmetic is faster than that.
 
-How "score" measures. A controller swings Pendulum up, with errors: 30 % of its actions are random, the
-others have noise (our ``record_imperfect_demonstrations``). Both learn from the same file, with networks of
-256-256 and the same number of updates, and act in the same environments of this process. *Final* is
-the mean over the last three of five evaluations. The seeds' random numbers have nothing in common on
-the two sides, so that a paired difference is no narrower than others here.
+How "score" measures. A controller swings Pendulum up, with errors: 30 % of its actions are random,
+the others have noise (our ``record_imperfect_demonstrations``). Both learn from the same file, with
+networks of 256-256 and the same number of updates, and act in the same environments of this
+process. *Final* is the mean over the last three of five evaluations. The random numbers of a seed
+have nothing in common on the two sides, so pairing by seed makes no interval narrower here.
 
 What is not alike, and is left as it is:
 
-* d3rlpy's decoder gives actions without a tanh, and a clip after the perturbation keeps them in range;
-* its perturbation's target starts from weights of its own, not from a copy;
-* its actor step computes gradients of decoder and critics, too, and does not use them; its critics'
-  step and ours cost the same otherwise;
+* d3rlpy's decoder gives actions without a tanh; a clip after the perturbation keeps them in range;
+* the target of its perturbation network starts from weights of its own, not from a copy;
+* in its actor step, decoder and critics get gradients, too, which nobody uses;
 * it acts by the best of as many candidates as it trains with, ours by the best of 100: "score" has
   both numbers for both (for d3rlpy by setting a private attribute);
 * it leaves out the last transition of an episode that a time limit ended.
@@ -44,6 +44,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -73,45 +74,47 @@ class Worker:
     """
 
     def __init__(self, python: str, side: str) -> None:
-        self.side = side
+        self.side, command = side, [python, str(WORKERS), side]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         try:
             self.process = subprocess.Popen(
-                [python, str(WORKERS), side],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
+                command, **pipes, stderr=subprocess.DEVNULL, text=True, bufsize=1
             )
         except OSError as error:
-            raise SystemExit(
-                f"--peer must be a Python interpreter, got {python}: {error}"
-            ) from error
+            raise SystemExit(f"--peer must be a Python, got {python}: {error}") from error
 
     def ask(self, name: str, **arguments: Any) -> Any:
         """Call a method of the worker's."""
         assert self.process.stdin is not None and self.process.stdout is not None
         try:
             self.process.stdin.write(json.dumps([name, arguments]) + "\n")
-            self.process.stdin.flush()
-            answer = self.process.stdout.readline()
+            line = self.process.stdout.readline()
         except BrokenPipeError:
-            answer = ""
-        if not answer:
-            said = self.process.communicate()[1].strip().splitlines() or ["nothing"]
-            raise SystemExit(f"the process of {self.side} ended; its last words: {said[-1]}")
-        return json.loads(answer)
+            line = ""
+        if not line:
+            raise SystemExit(
+                f"the process of {self.side} ended without an answer: "
+                f"`{' '.join(map(str, self.process.args))}` tells why"  # type: ignore[arg-type]
+            )
+        answer = json.loads(line)
+        if "error" in answer:
+            raise SystemExit(f"{self.side} failed in {name}: {answer['error']}")
+        return answer["answer"]
 
     def close(self) -> None:
         """Let it end."""
         self.process.communicate()
 
 
-def start(peer: str | None, sides: Sequence[str]) -> list[Worker]:
+def start(peer: str | None, sides: Sequence[str], running: ExitStack) -> list[Worker]:
     """The workers, without those of d3rlpy where it is not there, and a word about each side."""
     if peer is None:
-        print("left out: d3rlpy, which needs --peer, a Python with d3rlpy installed")
+        print("left out: d3rlpy, and so no bar is judged; --peer names a Python that has it")
         sides = [side for side in sides if side == "ours"]
-    workers = [Worker(sys.executable if s == "ours" else str(peer), s) for s in sides]
+    workers = []
+    for side in sides:
+        workers.append(Worker(sys.executable if side == "ours" else str(peer), side))
+        running.callback(workers[-1].close)
     for worker in {worker.side: worker for worker in workers}.values():
         print(f"versions, {worker.side}: {worker.ask('versions')}")
     return workers
@@ -152,11 +155,10 @@ def measure(workers: Sequence[Worker], what: str, rounds: int, block: int) -> An
     return found
 
 
-def speed(arguments: argparse.Namespace, folder: Path) -> list[str]:
+def speed(arguments: argparse.Namespace, folder: Path, running: ExitStack) -> list[str]:
     """The table of prices; what misses the bar."""
-    workers = start(arguments.peer, ["d3rlpy", "d3rlpy", "ours"])
-    if len(workers) == 1:
-        workers = start(None, ["ours", "ours"])
+    sides = ["d3rlpy", "d3rlpy", "ours"] if arguments.peer else ["ours", "ours"]
+    workers = start(arguments.peer, sides, running)
     peer, block = workers[0], arguments.block
     data = random_dataset().save(folder / "random.npz")
     rate = workers[-1].ask("best_gflops")
@@ -190,8 +192,6 @@ def speed(arguments: argparse.Namespace, folder: Path) -> list[str]:
                 )
                 if worker.side != peer.side and median < SPEED_BAR:
                     missed.append(f"{what}, {nets} nets: {median:.2f}, the bar is {SPEED_BAR}")
-    for worker in workers:
-        worker.close()
     return missed
 
 
@@ -232,19 +232,19 @@ ACTING = {
 }
 
 
-def score(arguments: argparse.Namespace, folder: Path) -> list[str]:
+def score(arguments: argparse.Namespace, folder: Path, running: ExitStack) -> list[str]:
     """The table of returns; what is worse than d3rlpy's."""
     dataset = record_imperfect_demonstrations(
         controller, "Pendulum-v1", n_steps=arguments.transitions, seed=SEED
     )
     data = dataset.save(folder / "pendulum.npz")
-    workers = start(arguments.peer, ["d3rlpy", "ours"])
+    workers = start(arguments.peer, ["d3rlpy", "ours"], running)
     block = arguments.updates // EVALUATIONS
     returns = dataset.returns()
     print(
-        f"setting: Pendulum-v1, {len(dataset)} transitions of imperfect demonstrations, mean return "
-        f"{returns.mean():.0f}, best {returns.max():.0f}; {block * EVALUATIONS} updates, nets 256-256, "
-        f"batch 100, n = 10, {EPISODES} evaluation episodes\n"
+        f"setting: Pendulum-v1, {len(dataset)} transitions of imperfect demonstrations, mean "
+        f"return {returns.mean():.0f}, best {returns.max():.0f}; {block * EVALUATIONS} updates, "
+        f"nets 256-256, batch 100, n = 10, {EPISODES} evaluation episodes\n"
     )
     finals: dict[tuple[str, str], list[float]] = {}
     seconds: dict[str, list[float]] = {worker.side: [] for worker in workers}
@@ -261,8 +261,6 @@ def score(arguments: argparse.Namespace, folder: Path) -> list[str]:
             for way, final in zip(ways, curves[-LAST:].mean(axis=0), strict=True):
                 finals.setdefault((worker.side, way), []).append(float(final))
             seconds[worker.side].append(spent)
-    for worker in workers:
-        worker.close()
     return score_table(finals, seconds)
 
 
@@ -270,11 +268,8 @@ def score_table(
     finals: dict[tuple[str, str], list[float]], seconds: dict[str, list[float]]
 ) -> list[str]:
     """Print returns by variant; a sentence for each way of acting in which ours is worse."""
-    print(
-        "| variant | acts by | final return, each seed | mean [95 %] | minus d3rlpy's, paired [95 %]",
-        end="",
-    )
-    print(" | CPU s of training |")
+    heads = ("variant", "acts by", "final return by seed", "mean [95 %]")
+    print(f"| {' | '.join(heads)} | minus d3rlpy's, paired [95 %] | CPU s of training |")
     print("|" + " --- |" * 6)
     worse = []
     for (side, way), scores in finals.items():
@@ -321,8 +316,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print a table; 1 when asked to check and below the bar."""
     arguments = parse(argv)
     print(f"machine: {throughput.machine()}; load at start {throughput.load()}")
-    with tempfile.TemporaryDirectory() as folder:
-        missed = arguments.run(arguments, Path(folder))
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
+        missed = arguments.run(arguments, Path(folder), running)
     print(f"\nload at end {throughput.load()}")
     for sentence in missed:
         print(f"below the bar: {sentence}")

@@ -197,7 +197,11 @@ def main() -> None:
     worker = Worker(sys.argv[1])
     for line in sys.stdin:
         name, arguments = json.loads(line)
-        answers.write(json.dumps(getattr(worker, name)(**arguments)) + "\n")
+        try:
+            answer = {"answer": getattr(worker, name)(**arguments)}
+        except Exception as error:  # whatever it was, the one who asked tells it
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 
