@@ -132,6 +132,8 @@ class PluginSpec:
     """Parameters of the target; a dotted key (`replay.alpha`) reaches into a config."""
     action_spaces: tuple[str, ...] = ()
     observation_spaces: tuple[str, ...] = ()
+    offline: bool = False
+    """Of an algorithm: it learns from ``dataset=`` alone, and acts in no environment."""
     needs: tuple[str, ...] = ()
     """Importable names of optional dependencies; absent ones are a status, not a failure."""
     also: tuple[str, ...] = ()

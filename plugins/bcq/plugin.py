@@ -25,6 +25,7 @@ SPECS = (
         },
         action_spaces=("Box",),
         observation_spaces=("Box", "Dict", "Discrete"),
+        offline=True,
     ),
     PluginSpec(
         kind="algorithm",
@@ -46,5 +47,6 @@ SPECS = (
         },
         action_spaces=("Discrete",),
         observation_spaces=("Box", "Dict", "Discrete"),
+        offline=True,
     ),
 )

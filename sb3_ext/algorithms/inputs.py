@@ -39,15 +39,19 @@ def check_env(env: GymEnv | str | None, algorithm: type[Saving], verbose: int = 
         supported = " and ".join(one.__name__ for one in algorithm.supported_actions)
         raise ValueError(
             f"{algorithm.__name__} supports {supported} action spaces, got {made.action_space}; "
-            f"for {kind} actions use {_algorithms_for(kind)}"
+            f"for {kind} actions use {_algorithms_for(kind, algorithm)}"
         )
     return made  # type: ignore[no-any-return]
 
 
-def _algorithms_for(kind: str) -> str:
-    """Who takes a kind of actions: ours and plugins', or a hint where there is none."""
+def _algorithms_for(kind: str, algorithm: type) -> str:
+    """Who takes a kind of actions, and learns likewise: ours and plugins', or a hint."""
+    own = registry.spec_of(algorithm)
+    offline = own is not None and own.offline
     specs = [one for one in registry.public_names().values() if one.kind == "algorithm"]
-    names = [one.public_name for one in specs if kind in one.action_spaces]
+    names = [
+        one.public_name for one in specs if kind in one.action_spaces and one.offline == offline
+    ]
     if names:
         return " or ".join(f"sb3_ext.{name}" for name in sorted(names))
     return "an algorithm that takes them, such as stable_baselines3.PPO"

@@ -168,6 +168,7 @@ def _offline(base: PluginSpec) -> PluginSpec:
         summary=f"Offline: {base.public_name} on a dataset alone, as a baseline.",
         target=f"sb3_ext.offline.baselines:Offline{base.public_name}",
         search_space=space,
+        offline=True,
         also=(),
     )
 

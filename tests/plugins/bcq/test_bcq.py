@@ -71,6 +71,34 @@ def test_the_papers_networks_are_the_default() -> None:
     assert {o.param_groups[0]["lr"] for o in model.optimizers()} == {1e-3}
 
 
+@pytest.mark.parametrize(
+    ("options", "fused", "foreach"),
+    [
+        ({}, True, None),
+        ({"eps": 1e-5}, True, None),
+        ({"foreach": True}, None, True),
+        ({"fused": False}, False, True),  # the loop's choice, where nobody made another
+    ],
+)
+def test_adam_goes_over_its_tensors_once_unless_the_user_chose(
+    options: dict[str, Any], fused: bool | None, foreach: bool | None
+) -> None:
+    data = kit_dataset(kit_env())
+    model = BCQ("MlpPolicy", dataset=data, policy_kwargs={"optimizer_kwargs": options})
+    model.learn(1)
+    for optimizer in model.optimizers():
+        group = optimizer.param_groups[0]
+        assert (group["fused"], group["foreach"]) == (fused, foreach)
+
+
+def test_another_optimizer_is_made_as_it_is_asked_for() -> None:
+    chosen = {"optimizer_class": th.optim.SGD, "optimizer_kwargs": {"momentum": 0.5}}
+    model = BCQ("MlpPolicy", dataset=kit_dataset(kit_env()), policy_kwargs=chosen)
+    model.learn(1)
+    assert {type(o) for o in model.optimizers()} == {th.optim.SGD}
+    assert {o.param_groups[0]["momentum"] for o in model.optimizers()} == {0.5}
+
+
 def test_net_arch_takes_a_name_a_list_and_a_mapping() -> None:
     assert resolve_net_arch("small")["vae"] == [256, 256]
     assert resolve_net_arch([8]) == {"pi": [8], "qf": [8], "vae": [8]}
