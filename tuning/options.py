@@ -15,7 +15,7 @@ import yaml
 from sb3_ext.catalog import find_algorithm
 from sb3_ext.errors import UsageError
 from sb3_ext.running import TrainOptions, read_options
-from sb3_ext.running.hyperparameters import require_arguments
+from sb3_ext.running.hyperparameters import require_arguments, with_data_at_home
 from sb3_ext.tuning.spaces import (
     hyperparameters,
     plain_space,
@@ -145,7 +145,8 @@ class TuneOptions:
         name, cls = find_algorithm(self.algorithm)
         require_arguments(cls, self.hyperparameters)
         self.search_space(cls)
-        return dataclasses.replace(self, algorithm=name)
+        fixed = with_data_at_home(self.hyperparameters)
+        return dataclasses.replace(self, algorithm=name, hyperparameters=fixed)
 
     def search_space(self, cls: type) -> tuple[dict[str, Any], dict[str, Any]]:
         """The space and the default configuration in it, see ``with_defaults``."""

@@ -149,6 +149,17 @@ class BCQ(Offline):
         """Refused: SB3 has no BCQ."""
         raise TypeError("Stable-Baselines3 has no BCQ to load it with: use save")
 
+    @property
+    def value_network(self) -> Any:
+        """The critics; a weighting asks for them before the aliases are made."""
+        return self.policy.critic
+
+    @property
+    def value_optimizer(self) -> th.optim.Optimizer:
+        """Theirs."""
+        optimizer: th.optim.Optimizer = self.policy.critic.optimizer  # type: ignore[assignment]
+        return optimizer
+
     def optimizers(self) -> list[th.optim.Optimizer]:
         """Those of generative model, critics and perturbation."""
         return [self.vae.optimizer, self.critic.optimizer, self.actor.optimizer]

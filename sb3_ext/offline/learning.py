@@ -66,8 +66,8 @@ class Offline(Composable):
         dataset: Data | None = None,
         **kwargs: Any,
     ) -> None:
-        self.dataset = None if dataset is None else resolve_data(dataset)
         made: Any = None if env is None else maybe_make_env(env, int(kwargs.get("verbose", 0)))
+        self.dataset = None if dataset is None else resolve_data(dataset, env=made)
         if self.dataset is not None:
             require_learnable(self.dataset.action_space)
         if made is None and self.dataset is not None:
@@ -103,10 +103,17 @@ class Offline(Composable):
             return make_buffer(data, self.observation_space, self.device, self.n_steps, self.gamma)
         if not (data.full or data.pos):
             raise ValueError("the replay buffer is empty: fill it before it is learned from")
-        if self.n_steps > 1 and getattr(data, "n_steps", 1) != self.n_steps:
+        if getattr(data, "n_steps", 1) != self.n_steps:
             raise ValueError(
-                f"n_steps={self.n_steps} needs a replay buffer that sums rewards over as many: an "
-                "NStepReplayBuffer, or a dataset (sb3_ext.offline.from_replay_buffer)"
+                f"n_steps={self.n_steps} needs a replay buffer that sums rewards over as many, and "
+                f"this one sums {getattr(data, 'n_steps', 1)}: give dataset=from_replay_buffer"
+                "(buffer), of sb3_ext.offline, which any n_steps goes with"
+            )
+        if data.optimize_memory_usage:
+            raise ValueError(
+                "a replay buffer with optimize_memory_usage knows no time limits, and has "
+                "overwritten an episode's last observation: give dataset=from_replay_buffer("
+                "buffer, time_limit=...), of sb3_ext.offline, which leaves such rows out"
             )
         if data.device != self.device:
             raise ValueError(
@@ -229,17 +236,27 @@ class Offline(Composable):
                 )
 
 
-def resolve_data(data: Data) -> OfflineDataset | ReplayBuffer:
+def resolve_data(data: Data, env: Any = None) -> OfflineDataset | ReplayBuffer:
     """The dataset that an argument names.
 
+    :param env: whose spaces a file is of that does not say them
     :raises TypeError: if it is none of what is taken
+    :raises ValueError: for a pickle, which a path alone is not trusted with
     """
     if isinstance(data, (OfflineDataset, ReplayBuffer)):
         return data
     if isinstance(data, (str, os.PathLike)):
         from sb3_ext.offline.readers import load_dataset
 
-        dataset: OfflineDataset = load_dataset(data)
+        if str(data).endswith((".pkl", ".pickle")):
+            raise ValueError(
+                f"{data} is a pickle, which runs its author's code: if it is yours, give "
+                "dataset=load_dataset(path, allow_pickle=True), of sb3_ext.offline; what its "
+                "save(path) writes is taken by its path"
+            )
+        # HDF5 files of D4RL and d3rlpy do not say what the spaces are.
+        asks = env is not None and str(data).endswith((".hdf5", ".h5"))
+        dataset: OfflineDataset = load_dataset(data, **({"env": env} if asks else {}))
         return dataset
     raise TypeError(
         "dataset= takes an OfflineDataset, its file, or a replay buffer of SB3's, got "

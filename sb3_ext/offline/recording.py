@@ -48,6 +48,10 @@ def record_final_buffer(
     :param learn: of ``model.learn``: callback, progress_bar, ...
     :raises ValueError: if the buffer could not keep everything, before anything is trained
     """
+    if hasattr(model, "set_dataset"):
+        raise TypeError(
+            f"{type(model).__name__} learns from a dataset, and never acts to record one"
+        )
     require_room(model, total_timesteps)
     with _noise(model, noise_std):
         model.learn(total_timesteps, **learn)

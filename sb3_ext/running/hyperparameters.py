@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -162,6 +163,14 @@ def require_arguments(cls: type, given: Mapping[str, Any]) -> None:
         raise UsageError(
             f"policy_kwargs.net_arch must be a list, as in [64,64]{also}, got {arch!r}"
         )
+
+
+def with_data_at_home(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with the absolute path of a dataset, so that the run goes on from any folder."""
+    data = values.get("dataset")
+    if isinstance(data, str) and Path(data).exists():
+        return {**values, "dataset": str(Path(data).absolute())}
+    return dict(values)
 
 
 def _schedule(name: str, text: str) -> LinearSchedule:

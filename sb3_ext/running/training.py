@@ -21,6 +21,7 @@ from sb3_ext.errors import CheckpointError, UsageError
 from sb3_ext.resume import ResumableCheckpoint, latest_checkpoint
 from sb3_ext.resume.store import lock_folder, read_manifest, unlock_folder
 from sb3_ext.running.agents import start_from_agent, start_from_buffer
+from sb3_ext.running.hyperparameters import with_data_at_home
 from sb3_ext.running.making import (
     make_env,
     make_film_env,
@@ -83,6 +84,9 @@ def train(
     """
     th.set_num_threads(options.threads)
     _, cls = find_algorithm(options.algorithm)
+    options = dataclasses.replace(
+        options, hyperparameters=with_data_at_home(options.hyperparameters)
+    )
     require_env(options)
     folder = Path(run_dir)
     fresh = not folder.exists()

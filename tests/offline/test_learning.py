@@ -9,13 +9,19 @@ import numpy as np
 import pytest
 import stable_baselines3 as sb3
 import torch as th
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ext import BCQ, OfflineDDPG, OfflineDQN, OfflineSAC, OfflineTD3
+from sb3_ext import BCQ, OfflineDDPG, OfflineDQN, OfflineSAC, OfflineTD3, cli
 from sb3_ext.errors import CheckpointError
-from sb3_ext.offline import OfflineDataset, episode_starts_after
+from sb3_ext.offline import (
+    OfflineDataset,
+    episode_starts_after,
+    from_policy,
+    record_final_buffer,
+)
 from sb3_ext.offline.buffer import make_buffer, scaled_actions, seen_by_sb3
 from sb3_ext.resume import ResumableCheckpoint
 from sb3_ext.testing.environments import kit_env
@@ -255,3 +261,44 @@ def test_a_dataset_cannot_be_written_to() -> None:
     model = BCQ("MlpPolicy", dataset=kit_dataset(kit_env()), **small())
     with pytest.raises(TypeError, match="to_replay_buffer"):
         model.replay_buffer.add()  # type: ignore[union-attr, call-arg]
+
+
+def test_a_buffer_that_cannot_be_shared_names_the_way() -> None:
+    space, actions = kit_env().observation_space, kit_env().action_space
+    row = (np.zeros(3), np.zeros(3), np.zeros(2), np.zeros(1), np.zeros(1), [{}])
+    saving = ReplayBuffer(
+        10, space, actions, "cpu", optimize_memory_usage=True, handle_timeout_termination=False
+    )
+    summing = NStepReplayBuffer(10, space, actions, "cpu", n_steps=3)
+    for buffer, told in ((saving, "time_limit="), (summing, "this one sums 3")):
+        buffer.add(*row)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=told):
+            OfflineTD3("MlpPolicy", dataset=buffer, **small())
+
+
+def test_a_pickle_is_not_trusted_by_its_path() -> None:
+    with pytest.raises(ValueError, match="allow_pickle=True"):
+        BCQ("MlpPolicy", dataset="buffer.pkl", **small())
+
+
+def test_an_offline_algorithm_records_nothing() -> None:
+    model = BCQ("MlpPolicy", dataset=kit_dataset(kit_env()), **small())
+    with pytest.raises(TypeError, match="never acts"):
+        record_final_buffer(model, 10)
+
+
+def test_the_command_line_asks_for_data_and_finds_it_from_anywhere(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "BCQ", "--env", "Pendulum-v1", "--run-dir", "run", "--eval-every", "0"]
+    assert cli.main([*words, "--steps", "4"]) == 2
+    assert "--set dataset=FILE" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    stock = sb3.TD3("MlpPolicy", "Pendulum-v1", device="cpu")
+    from_policy(stock, n_steps=50, seed=0).save("data.npz")
+    more = ["--set", "dataset=data.npz", "--set", "policy_kwargs.net_arch=[8]"]
+    assert cli.main([*words, *more, "--steps", "4", "--checkpoint-every", "2"]) == 0
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
+    assert cli.main(["train", "--resume", "../run", "--steps", "6"]) == 0
