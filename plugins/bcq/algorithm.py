@@ -157,7 +157,7 @@ class BCQ(Offline):
     @property
     def value_optimizer(self) -> th.optim.Optimizer:
         """Theirs."""
-        optimizer: th.optim.Optimizer = self.policy.critic.optimizer  # type: ignore[assignment]
+        optimizer: th.optim.Optimizer = self.policy.critic.optimizer
         return optimizer
 
     def optimizers(self) -> list[th.optim.Optimizer]:
