@@ -44,8 +44,8 @@ class Offline(Composable):
         model.learn(100_000, callback=EvalCallback(env))     # gradient steps
 
     ``replay`` and ``weighting`` work as they do online; the newest transitions are the last ones of
-    the dataset. A ``VecNormalize`` around ``env`` normalises what is drawn, with the statistics it
-    has: they do not change here.
+    the dataset. A ``VecNormalize(env, training=False)`` normalises what is drawn, with the
+    statistics it has: they do not change here.
 
     :param policy: as in SB3
     :param env: only its spaces are used; None takes the dataset's. For an agent's returns, give
@@ -109,6 +109,11 @@ class Offline(Composable):
                 f"this one sums {getattr(data, 'n_steps', 1)}: give dataset=from_replay_buffer"
                 "(buffer), of sb3_ext.offline, which any n_steps goes with"
             )
+        if getattr(data, "gamma", self.gamma) != self.gamma:
+            raise ValueError(
+                f"the replay buffer discounts with gamma={getattr(data, 'gamma', None)}, and this "
+                f"{type(self).__name__} with {self.gamma}: use the same"
+            )
         if data.optimize_memory_usage:
             raise ValueError(
                 "a replay buffer with optimize_memory_usage knows no time limits, and has "
@@ -122,7 +127,18 @@ class Offline(Composable):
             )
         return data
 
+    def _require_settled(self) -> None:
+        """Refuse statistics that a reset would change, and that nothing here would fit."""
+        normalizer = self.get_vec_normalize_env()
+        if normalizer is not None and normalizer.training:
+            raise ValueError(
+                "VecNormalize has no episodes here to learn its statistics from: give them by "
+                "env.obs_rms.update(dataset.observations), and pass training=False (and "
+                "norm_reward=False) to it; or leave it out"
+            )
+
     def _setup_model(self) -> None:
+        self._require_settled()
         if getattr(self, "observation_space", None) is None:
             raise ValueError(
                 f"{type(self).__name__} needs to know the spaces: pass dataset=, or an env"

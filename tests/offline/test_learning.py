@@ -201,7 +201,9 @@ def test_a_killed_run_names_its_data_and_does_not_hold_it(tmp_path: Any) -> None
 
 
 def test_vec_normalize_normalises_what_is_drawn() -> None:
-    env = VecNormalize(kit_env())
+    with pytest.raises(ValueError, match="pass training=False"):
+        OfflineTD3("MlpPolicy", VecNormalize(kit_env()), dataset=kit_dataset(kit_env()), **small())
+    env = VecNormalize(kit_env(), training=False)
     env.obs_rms.mean = np.full(3, 5.0)  # type: ignore[union-attr]
     data = kit_dataset(kit_env())
     model = OfflineTD3("MlpPolicy", env, dataset=data, **small())
@@ -270,10 +272,15 @@ def test_a_buffer_that_cannot_be_shared_names_the_way() -> None:
         10, space, actions, "cpu", optimize_memory_usage=True, handle_timeout_termination=False
     )
     summing = NStepReplayBuffer(10, space, actions, "cpu", n_steps=3)
-    for buffer, told in ((saving, "time_limit="), (summing, "this one sums 3")):
+    other = NStepReplayBuffer(10, space, actions, "cpu", n_steps=3, gamma=0.5)
+    for buffer, n_steps, told in (
+        (saving, 1, "time_limit="),
+        (summing, 1, "this one sums 3"),
+        (other, 3, "discounts with gamma=0.5"),
+    ):
         buffer.add(*row)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=told):
-            OfflineTD3("MlpPolicy", dataset=buffer, **small())
+            OfflineTD3("MlpPolicy", dataset=buffer, n_steps=n_steps, **small())
 
 
 def test_a_pickle_is_not_trusted_by_its_path() -> None:
