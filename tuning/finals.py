@@ -125,7 +125,7 @@ def finals(opened: OpenStudy) -> Finals | None:
         return found
     if any("testing" not in one.scores for one in (chosen, found.defaults)):
         return None
-    return Finals(ranked, chosen, _gain(chosen, found.defaults))
+    return Finals(ranked, chosen, gain(chosen, found.defaults))
 
 
 def runs_of_finals(opened: OpenStudy) -> list[FrozenTrial]:
@@ -285,7 +285,7 @@ def _chosen(ranked: Sequence[Candidate]) -> Candidate | None:
     return None if first is None or first.estimate("choosing") is None else first
 
 
-def _gain(chosen: Candidate, defaults: Candidate) -> Interval | None:
+def gain(chosen: Candidate, defaults: Candidate) -> Interval | None:
     """The difference of the two figures that the table shows, the seeds resampled in pairs."""
     both = np.asarray([chosen.scores["testing"], defaults.scores["testing"]])
     if chosen.of == DEFAULT or not np.isfinite(both).all():

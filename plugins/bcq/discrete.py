@@ -11,6 +11,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
+    FlattenExtractor,
     NatureCNN,
 )
 from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule
@@ -37,6 +38,8 @@ class DiscreteBCQPolicy(DQNPolicy):
     :param threshold: see :class:`~sb3_ext.DiscreteBCQ`
     """
 
+    default_extractor: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
+    default_net_arch: ClassVar[tuple[int, ...]] = (256, 256)
     behavior_net: QNetwork
 
     def __init__(
@@ -46,15 +49,21 @@ class DiscreteBCQPolicy(DQNPolicy):
         lr_schedule: Schedule,
         net_arch: list[int] | None = None,
         activation_fn: type[nn.Module] = nn.ReLU,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         *args: Any,
         threshold: float = 0.3,
         **kwargs: Any,
     ) -> None:
         self.threshold = threshold
-        if net_arch is None:
-            net_arch = [256, 256]
         super().__init__(
-            observation_space, action_space, lr_schedule, net_arch, activation_fn, *args, **kwargs
+            observation_space,
+            action_space,
+            lr_schedule,
+            list(self.default_net_arch) if net_arch is None else net_arch,
+            activation_fn,
+            features_extractor_class or self.default_extractor,
+            *args,
+            **kwargs,
         )
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -82,51 +91,16 @@ class DiscreteBCQPolicy(DQNPolicy):
 
 
 class DiscreteCnnPolicy(DiscreteBCQPolicy):
-    """The same for images."""
+    """The same for images: NatureCNN ends with a layer of 512."""
 
-    def __init__(
-        self,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Discrete,
-        lr_schedule: Schedule,
-        net_arch: list[int] | None = None,
-        activation_fn: type[nn.Module] = nn.ReLU,
-        features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            observation_space,
-            action_space,
-            lr_schedule,
-            [] if net_arch is None else net_arch,  # NatureCNN ends with a layer of 512
-            activation_fn,
-            features_extractor_class,
-            **kwargs,
-        )
+    default_extractor = NatureCNN
+    default_net_arch = ()
 
 
 class DiscreteMultiInputPolicy(DiscreteBCQPolicy):
     """The same for Dict observations."""
 
-    def __init__(
-        self,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Discrete,
-        lr_schedule: Schedule,
-        net_arch: list[int] | None = None,
-        activation_fn: type[nn.Module] = nn.ReLU,
-        features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            observation_space,
-            action_space,
-            lr_schedule,
-            net_arch,
-            activation_fn,
-            features_extractor_class,
-            **kwargs,
-        )
+    default_extractor = CombinedExtractor
 
 
 class DiscreteBCQ(Offline, DQN):

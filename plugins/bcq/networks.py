@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch as th
 from gymnasium import spaces
@@ -140,6 +140,7 @@ class BCQPolicy(BasePolicy):
     :param n_eval_actions: see :class:`~sb3_ext.BCQ`
     """
 
+    default_extractor: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
     actor: Perturbation
     actor_target: Perturbation
     critic: ContinuousCritic
@@ -153,7 +154,7 @@ class BCQPolicy(BasePolicy):
         lr_schedule: Schedule,
         net_arch: str | list[int] | Mapping[str, list[int]] | None = None,
         activation_fn: type[nn.Module] = nn.ReLU,
-        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
@@ -164,7 +165,7 @@ class BCQPolicy(BasePolicy):
         super().__init__(
             observation_space,
             action_space,
-            features_extractor_class,
+            features_extractor_class or self.default_extractor,
             features_extractor_kwargs,
             optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
@@ -280,49 +281,13 @@ class BCQPolicy(BasePolicy):
 class CnnPolicy(BCQPolicy):
     """The same for images."""
 
-    def __init__(
-        self,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Box,
-        lr_schedule: Schedule,
-        net_arch: str | list[int] | Mapping[str, list[int]] | None = None,
-        activation_fn: type[nn.Module] = nn.ReLU,
-        features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            observation_space,
-            action_space,
-            lr_schedule,
-            net_arch,
-            activation_fn,
-            features_extractor_class,
-            **kwargs,
-        )
+    default_extractor = NatureCNN
 
 
 class MultiInputPolicy(BCQPolicy):
     """The same for Dict observations."""
 
-    def __init__(
-        self,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Box,
-        lr_schedule: Schedule,
-        net_arch: str | list[int] | Mapping[str, list[int]] | None = None,
-        activation_fn: type[nn.Module] = nn.ReLU,
-        features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            observation_space,
-            action_space,
-            lr_schedule,
-            net_arch,
-            activation_fn,
-            features_extractor_class,
-            **kwargs,
-        )
+    default_extractor = CombinedExtractor
 
 
 def with_one_pass(

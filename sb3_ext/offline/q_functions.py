@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +25,7 @@ from sb3_ext.offline.regression import DatasetNetwork, table_indices
 Features = Callable[[Observations, Array], Floats]
 
 
-class QFunction:
+class QFunction(ABC):
     """A Q function and the policy whose it is.
 
     :param policy: for the actions that a state's value is the mean over
@@ -34,9 +35,9 @@ class QFunction:
     def __init__(self, policy: EvaluatedPolicy, n_action_samples: int = 10) -> None:
         self.policy, self.n_action_samples = policy, n_action_samples
 
+    @abstractmethod
     def q(self, observations: Observations, actions: Array) -> Floats:
         """Q of these actions, ``[B]``."""
-        raise NotImplementedError
 
     def value(self, observations: Observations) -> Floats:
         """``E_pi Q(s, .)``, ``[B]``: a sum over actions if they are Discrete, else over samples."""

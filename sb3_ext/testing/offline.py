@@ -102,7 +102,9 @@ class OfflineConformance(AlgorithmConformance):
         assert not same(before, snapshot(loaded)), f"{self.name} learns nothing after load"
 
     def test_nan_is_not_hidden(self) -> None:
-        """A dataset with NaN cannot be made; the law is the dataset's."""
+        """Data with NaN do not get as far as the algorithm."""
+        with pytest.raises(ValueError, match="must be finite"):
+            self.make(kit_env(nan_at=self.steps // 2, **next(self.spaces())))
 
 
 def snapshot_of(dataset: OfflineDataset) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from tests.offline.test_dataset import arrays as flat_arrays
 from tests.offline.test_dataset import make
 from tests.offline.worlds import ACTIONS, EPISODES, OBSERVATIONS, Episode, assert_is, ends, steps
 
-minari = pytest.importorskip("minari")
+# An extra; `make install`, and so CI, brings it.
+minari = pytest.importorskip("minari", reason='needs minari: pip install "sb3-ext[offline]"')
 # Minari asks for an author, a link to the code, an environment and the versions of packages.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is set to None", "ignore:env_spec is None")
 

@@ -162,7 +162,8 @@ def test_a_pickle_needs_no_imitation(tmp_path, monkeypatch):
 
 def write_arrow(folder, all_):
     """What the package datasets writes for imitation.data.serialize.save."""
-    arrow = pytest.importorskip("pyarrow")
+    # In no extra: only folders that the package datasets wrote need it, and it is large.
+    arrow = pytest.importorskip("pyarrow", reason="needs pyarrow: pip install pyarrow")
     folder.mkdir()
     table = arrow.table(
         {

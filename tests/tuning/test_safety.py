@@ -20,7 +20,6 @@ from sb3_ext.tuning.spaces import (
     draw,
     hyperparameters,
     study_space,
-    that_learns,
     with_defaults,
 )
 from sb3_ext.tuning.study import JOURNAL, open_study
@@ -207,7 +206,3 @@ def test_the_search_is_shown_before_it_begins(capsys):
     assert cli.main(["tune", "DQN", "--env", "CartPole-v1", *words, *space, *small_run]) == 0
     head = capsys.readouterr().out.splitlines()[:3]
     assert head[1].startswith("searched: learning_rate 1e-05 to 0.003 log; gamma 0.95 | 0.98")
-
-
-def test_learning_starts_is_only_filtered_where_there_is_one():
-    assert that_learns({}, 10) == {}
