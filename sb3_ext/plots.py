@@ -82,6 +82,7 @@ def plot_training_run(
     *,
     title: str | None = None,
     diagnostics: Sequence[str] | None = None,
+    xlabel: str = "environment steps",
 ) -> Path:
     """Draw one run: training episodes, evaluations and, below, what the method said about itself.
 
@@ -91,6 +92,7 @@ def plot_training_run(
     :param path: the picture's file, ``run_dir/learning_curve.png`` by default
     :param diagnostics: columns of ``progress.csv`` to draw; by default up to four whose namespace
         is none of SB3's own
+    :param xlabel: what its steps are; offline, gradient steps
     :raises FileNotFoundError: if the folder holds neither episodes nor evaluations
     """
     run_dir = Path(run_dir)
@@ -115,7 +117,7 @@ def plot_training_run(
             top.lines[-1].set_label(f"{key.partition('/')[0]} active")
     top.set_xlim(left=0.0)
     _legend(top, columns=3)
-    (panels[-1] if panels else top).set_xlabel("environment steps")
+    (panels[-1] if panels else top).set_xlabel(xlabel)
     return _save(figure, path or run_dir / "learning_curve.png")
 
 

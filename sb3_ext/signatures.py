@@ -37,7 +37,12 @@ def own_arguments(cls: type) -> list[inspect.Parameter]:
     hosts = [base for base in cls.__mro__[1:] if base.__module__.partition(".")[0] in HOSTS]
     host = constructor_arguments(hosts[0]) if hosts else {}
     found = constructor_arguments(cls).items()
-    return [one for name, one in found if name not in host and not name.startswith("_")]
+    refused = getattr(cls, "refused_arguments", ())
+    return [
+        one
+        for name, one in found
+        if name not in host and name not in refused and not name.startswith("_")
+    ]
 
 
 def require_known(cls: type, names: Iterable[str], *, where: str, also: Iterable[str] = ()) -> None:

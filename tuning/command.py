@@ -44,7 +44,12 @@ def add_parser(commands: Any) -> None:
         "module: my_module:My-v0, with the module on PYTHONPATH",
     )
     add("--trials", type=at_least(1), metavar="N", help="of the study, all workers together (50)")
-    add("--steps", type=at_least(1), metavar="S", help="environment steps of a run (20000)")
+    add(
+        "--steps",
+        type=at_least(1),
+        metavar="S",
+        help="environment steps of a run; offline: gradient (20000)",
+    )
     add("--seeds", type=at_least(1), metavar="K", help="runs of a trial; the median counts (1)")
     add("--study", metavar="NAME", help="one that is there goes on (ALGO_ENV)")
     add("--space", metavar="A,B", help="hyperparameters to search (all that are declared)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
 import torch as th
@@ -11,7 +12,8 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
 from sb3_ext.algorithms.networks import TargetNetwork, descend
-from sb3_ext.offline.learning import Data, Offline
+from sb3_ext.offline.learning import COLLECTING, Data, Offline
+from sb3_ext.options import is_integer
 from sb3_ext.plugins.bcq.equations import best_of_candidates, soft_clipped_double_q, vae_loss
 from sb3_ext.plugins.bcq.networks import (
     NET_ARCHS,
@@ -60,6 +62,10 @@ class BCQ(Offline):
     }
     #: What ``policy_kwargs["net_arch"]`` may be beside lists.
     named_net_archs: ClassVar[tuple[str, ...]] = tuple(NET_ARCHS)
+    refused_arguments: ClassVar[Mapping[str, str]] = {
+        **COLLECTING,
+        **dict.fromkeys(("use_sde", "sde_sample_freq"), "it acts by candidates, not by noise"),
+    }
     policy: BCQPolicy
     vae: Any
     actor: Any
@@ -115,8 +121,9 @@ class BCQ(Offline):
                 raise ValueError(f"{low} <= {name} <= {high} must hold, got {value}")
         for name in ("n_sampled_actions", "n_eval_actions"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if not is_integer(value):
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+            setattr(self, name, int(value))
 
     def _setup_model(self) -> None:
         self._require_options()  # load(path, phi=...) may have changed them

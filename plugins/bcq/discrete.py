@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from sb3_ext.algorithms.dqn import DQN
 from sb3_ext.algorithms.networks import descend
-from sb3_ext.offline.learning import Data, Offline
+from sb3_ext.offline.learning import COLLECTING, Data, Offline
 from sb3_ext.plugins.bcq.equations import (
     allowed_actions,
     behavior_loss,
@@ -126,6 +126,10 @@ class DiscreteBCQ(Offline, DQN):
         "CnnPolicy": DiscreteCnnPolicy,
         "MultiInputPolicy": DiscreteMultiInputPolicy,
     }
+    refused_arguments: ClassVar[Mapping[str, str]] = {
+        **COLLECTING,
+        "double_q": "its target is always that of Double DQN",
+    }
     policy: DiscreteBCQPolicy
 
     def __init__(
@@ -144,6 +148,7 @@ class DiscreteBCQ(Offline, DQN):
         logit_penalty: float = 1e-2,
         **kwargs: Any,
     ) -> None:
+        self.check_arguments(kwargs, type(self).__name__, saved=())  # before DQN takes double_q
         self.threshold = threshold
         self.logit_penalty = logit_penalty
         super().__init__(

@@ -22,9 +22,18 @@ from sb3_ext.algorithms.inputs import (
 )
 from sb3_ext.algorithms.saving import Saving
 from sb3_ext.losses import CriticLoss, plain_loss, resolve_loss
+from sb3_ext.options import INTEGER, between
 from sb3_ext.replay.sampler import SamplerConfig
 from sb3_ext.updates import Batch, Clock, Step, run_updates
 from sb3_ext.weighting import Weighting, WeightingConfig
+
+#: What SB3 takes without a word, and then learns nothing or nonsense with.
+_LAWS = {
+    "batch_size": INTEGER,
+    "n_steps": INTEGER,
+    "gamma": between(0, 1),
+    "tau": between(0, 1),
+}
 
 
 class Composable(Saving):
@@ -163,6 +172,9 @@ class Composable(Saving):
         self.weighting = plain_config(config)
 
     def _setup_model(self) -> None:
+        for name, (holds, words) in _LAWS.items():
+            if hasattr(self, name) and not holds(value := getattr(self, name)):
+                raise ValueError(f"{name} must be {words}, got {value!r}")
         self.prepare_buffer()
         # SB3 writes its choice over the user's, who may load the model with other n_steps.
         chosen = self.replay_buffer_class, self.replay_buffer_kwargs

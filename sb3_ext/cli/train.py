@@ -25,6 +25,7 @@ EXAMPLES = (
     "train PPO --env CartPole-v1 --n-envs 4 --set n_steps=256 --set policy_kwargs.net_arch=[64,64]",
     "train TD3 --env Pendulum-v1 --set action_noise.type=normal --set action_noise.std=0.1",
     "train LFIWSAC --env Hopper-v5 --preset",
+    "train BCQ --env Pendulum-v1 --set dataset=pendulum.npz --steps 20000",
     "train --config runs/lfiw_sac/Hopper-v5_1/options.yaml --seed 1",
     "train --resume runs/lfiw_sac/Hopper-v5_1",
 )
@@ -50,7 +51,12 @@ def add_parser(commands: Any) -> None:
     add = parser.add_argument
     add("algorithm", metavar="ALGO", nargs="?", help="LFIWSAC, lfiw_sac, PPO, contrib:TQC, sb3:SAC")
     add("--env", metavar="ID", help="a registered environment, such as Hopper-v5")
-    add("--steps", type=at_least(1), metavar="N", help="environment steps (100000)")
+    add(
+        "--steps",
+        type=at_least(1),
+        metavar="N",
+        help="environment steps; offline: gradient (100000)",
+    )
     add(
         "--set",
         action="append",
@@ -115,7 +121,7 @@ def add_parser(commands: Any) -> None:
     add(
         "--allow-pickle",
         action="store_true",
-        help="load --replay-buffer, which may run its writer's code",
+        help="load a pickle (--replay-buffer, --set dataset=), which may run its writer's code",
     )
     add(
         "--save-replay-buffer",
@@ -137,6 +143,7 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train or resume, then show what there is."""
     from sb3_ext.running import run_options
+    from sb3_ext.running.hyperparameters import read_settings
 
     made: list[Path] = []
     if arguments.resume is None:
@@ -146,9 +153,11 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _require_alone(arguments)
         folder = arguments.resume
+        moved = read_settings(arguments.settings, "--set")  # at most dataset=
         options = run_options(folder)
         options = dataclasses.replace(
             options,
+            hyperparameters={**options.hyperparameters, **moved},
             steps=options.steps if arguments.steps is None else arguments.steps,
             track=options.track if arguments.track is None else arguments.track,
         )
@@ -308,6 +317,8 @@ def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 
 def _require_alone(arguments: argparse.Namespace) -> None:
     allowed = {"command", "run", "teller", "resume", "steps", "track", "progress", "allow_pickle"}
+    if all(setting.startswith("dataset=") for setting in arguments.settings):
+        allowed.add("settings")  # the checkpoint knows the data by a fingerprint
     given = [
         f"--{name.replace('_', '-')}"
         for name, value in vars(arguments).items()
@@ -316,8 +327,9 @@ def _require_alone(arguments: argparse.Namespace) -> None:
     if given:
         names = ", ".join(one if one != "--algorithm" else "ALGO" for one in given)
         raise UsageError(
-            "--resume takes all settings from the run; only --steps, --track and --progress may "
-            f"be given with it, not {names.replace('--settings', '--set')}"
+            "--resume takes all settings from the run; only --steps, --track, --progress and --set "
+            "dataset= (data that were moved) may be given with it, not "
+            + names.replace("--settings", "--set")
         )
 
 
@@ -349,10 +361,16 @@ def _free_folder(options: "TrainOptions") -> tuple[Path, list[Path]]:
 
 
 def _draw(folder: Path, options: "TrainOptions") -> None:
+    from sb3_ext.catalog import find_algorithm
     from sb3_ext.plots import plot_training_run
 
     try:
-        plot_training_run(folder, title=f"{options.algorithm} on {options.env}")
+        offline = hasattr(find_algorithm(options.algorithm)[1], "set_dataset")
+        plot_training_run(
+            folder,
+            title=f"{options.algorithm} on {options.env}",
+            xlabel="gradient steps" if offline else "environment steps",
+        )
     except FileNotFoundError:
         print("No episode ended and nothing was evaluated, so there is no picture.")
     except OSError as error:

@@ -187,7 +187,7 @@ class OfflineDataset:
                 )
             },
             episode_starts=starts,
-            source={**self.source, "subset_of_episodes": [len(chosen), self.n_episodes]},
+            source={**self.source, "subset": f"{len(chosen)} of {self.n_episodes} episodes"},
             behavior_log_prob=None if log_prob is None else log_prob[rows],
         )
 
@@ -204,7 +204,9 @@ class OfflineDataset:
         first = datasets[0]
         for other in datasets[1:]:
             first.require_fits(
-                (other.observation_space, other.action_space), name="another dataset"
+                (other.observation_space, other.action_space),
+                name="another dataset",
+                remedy="Only data of one environment can be joined",
             )
 
         def joined(name: str) -> Any:
@@ -230,17 +232,26 @@ class OfflineDataset:
             behavior_log_prob=joined("behavior_log_prob") if known else None,
         )
 
-    def require_fits(self, env: Any, *, name: str = "the environment") -> None:
+    def require_fits(
+        self,
+        env: Any,
+        *,
+        name: str = "the environment",
+        remedy: str = "Use the environment that the data was recorded in, or wrap it alike",
+    ) -> None:
         """Refuse an environment that this data cannot be of.
 
-        :param env: an environment, a VecEnv, a model, or ``(observation_space, action_space)``
+        :param env: an environment, its id, a VecEnv, a model, or
+            ``(observation_space, action_space)``
         :param name: what to call it in the error
+        :param remedy: how the error ends
         :raises ValueError: with every difference of spaces, shapes, dtypes and bounds
         """
-        if isinstance(env, tuple):
-            observation_space, action_space = env
-        else:
-            observation_space, action_space = env.observation_space, env.action_space
+        from sb3_ext.offline.readers.opening import spaces_of
+
+        observation_space, action_space, _ = spaces_of(env)
+        if observation_space is None or action_space is None:
+            raise TypeError(f"an environment, its id, a model or two spaces is needed, got {env!r}")
         found = [
             *differences(self.observation_space, observation_space, "observations"),
             *differences(self.action_space, action_space, "actions", actions=True),
@@ -248,9 +259,7 @@ class OfflineDataset:
         if found:
             found = [sentence.replace("the environment", name) for sentence in found]
             raise ValueError(
-                f"the dataset and {name} do not fit each other. "
-                + "; ".join(found)
-                + ". Evaluate in the environment that the data was recorded in, or wrap it alike"
+                f"the dataset and {name} do not fit each other. " + "; ".join(found) + f". {remedy}"
             )
 
     def save(self, path: str | os.PathLike[str], *, compressed: bool = False) -> str:

@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_ext.offline.isolation import attributes_kept, evaluating, random_state_kept
@@ -60,8 +61,8 @@ class ValueDiagnostic(BaseCallback):
     Training goes on as if nothing had happened, bit for bit: random generators, networks' modes and
     noise are put back.
 
-    :param eval_env: not the one that is trained in. VecNormalize around it is taken off, because
-        the model's own counts; rewards are normalised if those that Q is learned from are
+    :param eval_env: an id, or not the one that is trained in. VecNormalize around it is taken off,
+        because the model's own counts; rewards are normalised if those that Q is learned from are
     :param eval_freq: calls of ``env.step`` (offline: gradient steps) between two evaluations
     :param n_eval_episodes: episodes an evaluation
     :param n_pairs: states and actions of the replay buffer for ``estimate_buffer``
@@ -78,7 +79,7 @@ class ValueDiagnostic(BaseCallback):
 
     def __init__(
         self,
-        eval_env: gym.Env[Any, Any] | VecEnv,
+        eval_env: gym.Env[Any, Any] | VecEnv | str,
         eval_freq: int = 10_000,
         n_eval_episodes: int = 10,
         *,
@@ -177,8 +178,9 @@ class ValueDiagnostic(BaseCallback):
                 "time limits cut the evaluation's episodes so early that returns neglect "
                 f"{metrics['neglected']:.2g} (gamma ** T, mean) of the value at the cut, and Q "
                 "does not: true values are too small where rewards are positive, too large where "
-                "they are negative. Evaluate with a longer time limit, or train with a smaller "
-                "gamma",
+                "they are negative. Visited steps that this is true of are left out"
+                + ("" if np.isfinite(metrics["true_visited"]) else ", which are all of them")
+                + ". Evaluate with a longer time limit, or train with a smaller gamma",
                 stacklevel=2,
             )
         if self.save_path is not None:
@@ -243,7 +245,9 @@ def buffer_estimate(model: Any, n_pairs: int, rng: np.random.Generator) -> float
         return float(q_estimate(model)(*pairs).mean())
 
 
-def _without_normalization(env: gym.Env[Any, Any] | VecEnv) -> VecEnv:
+def _without_normalization(env: gym.Env[Any, Any] | VecEnv | str) -> VecEnv:
+    if isinstance(env, str):
+        env = make_vec_env(env)
     vectorized = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
     while isinstance(vectorized, VecNormalize):
         vectorized = vectorized.venv

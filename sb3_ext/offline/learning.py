@@ -25,11 +25,14 @@ from sb3_ext.offline.dataset import OfflineDataset
 from sb3_ext.offline.spaces import differences
 from sb3_ext.offline.spaces_only import spaces_only_env
 
-#: Arguments of SB3 that say how to collect transitions.
-COLLECTING = (
-    *("learning_starts", "train_freq", "gradient_steps", "action_noise", "buffer_size"),
-    *("optimize_memory_usage", "use_sde_at_warmup", "exploration_fraction"),
-    *("exploration_initial_eps", "exploration_final_eps"),
+#: Arguments of SB3 that say how to collect transitions, and why they are refused.
+COLLECTING = dict.fromkeys(
+    (
+        *("learning_starts", "train_freq", "gradient_steps", "action_noise", "buffer_size"),
+        *("optimize_memory_usage", "use_sde_at_warmup", "exploration_fraction"),
+        *("exploration_initial_eps", "exploration_final_eps"),
+    ),
+    "it collects nothing, and learn(total_timesteps) counts gradient steps",
 )
 
 Data = OfflineDataset | ReplayBuffer | str | os.PathLike[str]
@@ -56,7 +59,8 @@ class Offline(Composable):
     :param kwargs: the base's arguments, but for those that say how to collect transitions
     """
 
-    refused_arguments: ClassVar[tuple[str, ...]] = COLLECTING
+    #: Arguments of the base that have no meaning here, and why.
+    refused_arguments: ClassVar[Mapping[str, str]] = COLLECTING
 
     def __init__(
         self,
@@ -66,6 +70,7 @@ class Offline(Composable):
         dataset: Data | None = None,
         **kwargs: Any,
     ) -> None:
+        _require_no_data(env, type(self).__name__)
         made: Any = None if env is None else maybe_make_env(env, int(kwargs.get("verbose", 0)))
         self.dataset = None if dataset is None else resolve_data(dataset, env=made)
         if self.dataset is not None:
@@ -244,12 +249,20 @@ class Offline(Composable):
     def check_arguments(cls, given: Mapping[str, Any], where: str, saved: Iterable[str]) -> None:
         """What is about collecting is refused in ``load``, too."""
         super().check_arguments(given, where, saved)
-        for name in cls.refused_arguments:
+        for name, reason in cls.refused_arguments.items():
             if name in given:
-                raise TypeError(
-                    f"{where} takes no {name}=: it collects nothing, and learn(total_timesteps) "
-                    "counts gradient steps"
-                )
+                raise TypeError(f"{where} takes no {name}=: {reason}")
+
+
+def _require_no_data(env: Any, name: str) -> None:
+    """Data in the place of the environment is a frequent slip.
+
+    :raises TypeError: with the argument that takes them
+    """
+    files = (".npz", ".hdf5", ".h5", ".pkl", ".pickle")
+    named = isinstance(env, str) and (env.startswith("minari:") or env.endswith(files))
+    if named or isinstance(env, (OfflineDataset, ReplayBuffer)):
+        raise TypeError(f"{name} got data where its environment belongs: give them as dataset=")
 
 
 def resolve_data(data: Data, env: Any = None) -> OfflineDataset | ReplayBuffer:

@@ -72,6 +72,13 @@ def evaluate_policy_offline(
     """
     methods = _require_methods(methods)
     told = Told()
+    if not isinstance(dataset, OfflineDataset):
+        raise TypeError(
+            f"dataset must be an OfflineDataset, got {type(dataset).__name__}: "
+            "sb3_ext.offline.load_dataset reads one from a file"
+        )
+    if epsilon is None and not any(method in WITH_RATIOS for method in methods):
+        epsilon = 0.0  # no probability is asked for: the greedy policy is judged as it is
     target = as_policy(policy, dataset, epsilon=epsilon)
     ends = np.append(dataset.episode_starts[1:], len(dataset)) - 1
     cut = ~dataset.terminated[ends]

@@ -52,6 +52,11 @@ def record_final_buffer(
         raise TypeError(
             f"{type(model).__name__} learns from a dataset, and never acts to record one"
         )
+    if not isinstance(model, OffPolicyAlgorithm):
+        raise TypeError(
+            f"{type(model).__name__} has no replay buffer to keep: record with an off-policy "
+            "algorithm, or let the trained model act, by record_imitation or from_policy"
+        )
     require_room(model, total_timesteps)
     with _noise(model, noise_std):
         model.learn(total_timesteps, **learn)

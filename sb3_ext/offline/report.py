@@ -103,6 +103,12 @@ class DatasetReport:
             f"{self.out_of_bounds} actions; NaN or infinity none"
             + (f" ({self.non_finite_dropped} left out)" if self.non_finite_dropped else "")
         )
+        same = self.lengths.min == self.lengths.max and self.episodes > 1
+        if same and not self.truncated and self.terminated:
+            lines.append(
+                f"note         all {self.episodes} episodes terminate after "
+                f"{self.lengths.min:.0f} steps: is that a time limit?"
+            )
         known = "known" if self.has_behavior_log_prob else "unknown"
         lines.append(f"behaviour    its probabilities are {known}")
         lines += [f"note         {note}" for note in self.source.get("notes", ())]

@@ -288,7 +288,10 @@ def _check_identity(found: Mapping[str, Any], saved: Mapping[str, Any], folder: 
                 "use the settings of that run, or another run directory"
             )
     old, new = saved["hyperparameters"], found["hyperparameters"]
-    other = sorted(n for n in old.keys() & new.keys() if old[n] != _through_json(new[n]))
+    # Data may have been moved; whether they are the same, their fingerprint says.
+    data = {"dataset", "buffer_size"} if "dataset" in new else set()
+    both = (old.keys() & new.keys()) - data
+    other = sorted(n for n in both if old[n] != _through_json(new[n]))
     if other:
         told = ", ".join(f"{name} was {old[name]!r} and is {new[name]!r}" for name in other)
         warnings.warn(

@@ -111,9 +111,12 @@ def require_film(options: TrainOptions) -> None:
         ) from error
 
 
-def make_model(cls: Any, options: TrainOptions, env: VecEnv) -> BaseAlgorithm:
+def make_model(
+    cls: Any, options: TrainOptions, env: VecEnv, *, allow_pickle: bool = False
+) -> BaseAlgorithm:
     """The algorithm, from plain values.
 
+    :param allow_pickle: whether a dataset may be a pickle
     :raises UsageError: if the class refuses them
     """
     if options.device.startswith("cuda") and not th.cuda.is_available():
@@ -129,6 +132,7 @@ def make_model(cls: Any, options: TrainOptions, env: VecEnv) -> BaseAlgorithm:
     values = constructor_values(cls, options.hyperparameters, env)
     if hasattr(cls, "set_dataset") and values.get("dataset") is None:
         raise UsageError(f"{options.algorithm} learns from data alone: give --set dataset=FILE")
+    values = _with_pickled_data(values, env, allow_pickle)
     try:
         model: BaseAlgorithm = cls(
             policy, env, seed=options.seed, device=options.device, verbose=0, **values
@@ -137,6 +141,24 @@ def make_model(cls: Any, options: TrainOptions, env: VecEnv) -> BaseAlgorithm:
         told = " ".join(str(error).split())
         raise UsageError(f"{options.algorithm} cannot be made: {told}") from error
     return model
+
+
+def _with_pickled_data(values: dict[str, Any], env: VecEnv, trusted: bool) -> dict[str, Any]:
+    """The same with a pickled dataset read, if the user trusts it."""
+    data = values.get("dataset")
+    if not isinstance(data, str) or not data.endswith((".pkl", ".pickle")):
+        return values
+    if not trusted:
+        raise UsageError(
+            f"{data} is a pickle, and reading one runs the code of whoever wrote it. Add "
+            "--allow-pickle if you trust it"
+        )
+    from sb3_ext.offline.readers import load_dataset
+
+    try:
+        return {**values, "dataset": load_dataset(data, env=env, allow_pickle=True)}
+    except (ValueError, TypeError, OSError) as error:
+        raise UsageError(" ".join(str(error).split())) from error
 
 
 def default_policy(cls: Any, env: VecEnv) -> str:

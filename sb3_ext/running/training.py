@@ -73,7 +73,7 @@ def train(
 
     :param run_dir: a new folder, or with ``resume`` that of the run
     :param progress: show SB3's progress bar
-    :param allow_pickle: trust ``options.replay_buffer``
+    :param allow_pickle: trust ``options.replay_buffer``, and a dataset that is a pickle
     :param callbacks: further ones
     :param after_evaluation: called after each evaluation, with ``EvalCallback`` as its ``parent``;
         training stops if it returns False
@@ -202,7 +202,7 @@ def _build(
             env = VecNormalize(env)
             if evaluation_env is not None:
                 evaluation_env = VecNormalize(evaluation_env, training=False, norm_reward=False)
-        model = make_model(cls, options, env)
+        model = make_model(cls, options, env, allow_pickle=allow_pickle)
         if not goes_on:  # a checkpoint holds both
             if options.trained_agent is not None:
                 start_from_agent(model, Path(options.trained_agent))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,13 @@ def load_dataset(text_or_path: str | os.PathLike[str], **options: Any) -> Offlin
     checked = None
     if "env" not in known:
         checked = options.pop("env", None)
+    if "allow_pickle" not in known:  # nothing in it is ever run
+        options.pop("allow_pickle", None)
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise UsageError(
-            f"{reader.__name__}, which reads {text_or_path}, has no option {', '.join(unknown)}; "
-            f"it has {', '.join(list(known)[1:]) or 'none'}"
+            f"{reader.__qualname__}, which reads {text_or_path}, has no option "
+            f"{', '.join(unknown)}; it has {', '.join(list(known)[1:]) or 'none'}"
         )
     dataset = reader(argument, **options)
     if checked is not None:
@@ -53,6 +56,10 @@ def load_dataset(text_or_path: str | os.PathLike[str], **options: Any) -> Offlin
 
 def _reader(text_or_path: str | os.PathLike[str]) -> tuple[Reader, Any]:
     text = os.fspath(text_or_path)
+    if text in ("", _MINARI):
+        raise UsageError(
+            f"{text!r} names no dataset: pass a file, a folder, or minari:ID for one of Minari's"
+        )
     if text.startswith(_MINARI):
         return from_minari, text.removeprefix(_MINARI)
     path = Path(text).expanduser()
@@ -74,7 +81,7 @@ def _reader(text_or_path: str | os.PathLike[str]) -> tuple[Reader, Any]:
     if begin.startswith(b"\x89HDF"):
         return _hdf5_reader(path), path
     if begin.startswith(b"PK"):
-        return (_load_ours if is_dataset(path) else from_trajectories), path
+        return _zip_reader(path), path
     if begin.startswith(b"\x80"):
         return _pickle_reader(begin), path
     raise UsageError(
@@ -82,8 +89,24 @@ def _reader(text_or_path: str | os.PathLike[str]) -> tuple[Reader, Any]:
     )
 
 
-def _load_ours(path: Path) -> OfflineDataset:
-    return OfflineDataset.load(path)
+def _zip_reader(path: Path) -> Reader:
+    """By the names of its members: ours, imitation's, and what is often taken for data."""
+    if is_dataset(path):
+        return OfflineDataset.load
+    with zipfile.ZipFile(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+    if {"obs", "acts"} <= set(names):
+        return from_trajectories
+    if {"data", "_stable_baselines3_version"} <= set(names):
+        raise UsageError(
+            f"{path} is a model that SB3 saved, not data: let it act, by from_policy(model, "
+            "n_episodes=...), or read its replay buffer, by from_replay_buffer"
+        )
+    raise UsageError(
+        f"{path} is neither what OfflineDataset.save wrote nor imitation's trajectories: it holds "
+        f"{', '.join(sorted(names)[:8])}. OfflineDataset(observations=..., actions=..., ...) makes "
+        "a dataset of arrays"
+    )
 
 
 def _pickle_reader(begin: bytes) -> Reader:

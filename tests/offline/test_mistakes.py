@@ -1,0 +1,168 @@
+"""Slips that fresh readers made: each is answered by a sentence that says what to do."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import stable_baselines3 as sb3
+
+from sb3_ext import BCQ, SAC, DiscreteBCQ, OfflineSAC, cli
+from sb3_ext.errors import UsageError
+from sb3_ext.offline import (
+    OfflineDataset,
+    ValueDiagnostic,
+    evaluate_policy_offline,
+    from_policy,
+    load_dataset,
+    record_final_buffer,
+)
+from sb3_ext.testing.environments import kit_env
+from sb3_ext.testing.offline import kit_dataset
+
+SMALL: dict[str, Any] = {"policy_kwargs": {"net_arch": [8]}, "seed": 0, "device": "cpu"}
+
+
+def pendulum(n: int = 60) -> OfflineDataset:
+    return from_policy(sb3.TD3("MlpPolicy", "Pendulum-v1", device="cpu"), n_steps=n, seed=0)
+
+
+def test_arrays_of_one_s_own_are_told_from_imitation_s(tmp_path: Any) -> None:
+    path = tmp_path / "mine.npz"
+    np.savez(path, observations=np.zeros((3, 1)), actions=np.zeros((3, 1)))
+    with pytest.raises(UsageError, match=r"holds actions, observations. OfflineDataset\("):
+        load_dataset(path)
+
+
+def test_a_model_is_no_data(tmp_path: Any) -> None:
+    sb3.TD3("MlpPolicy", "Pendulum-v1", device="cpu").save(tmp_path / "model.zip")
+    with pytest.raises(UsageError, match="a model that SB3 saved, not data"):
+        load_dataset(tmp_path / "model.zip")
+
+
+@pytest.mark.parametrize("text", ["", "minari:"])
+def test_no_name_at_all(text: str) -> None:
+    with pytest.raises(UsageError, match="names no dataset"):
+        load_dataset(text)
+
+
+def test_a_loop_over_files_may_allow_pickles_of_all(tmp_path: Any) -> None:
+    path = pendulum().save(tmp_path / "ours.npz")
+    assert len(load_dataset(path, allow_pickle=True)) == 60
+    with pytest.raises(UsageError, match=r"OfflineDataset\.load, which reads"):
+        load_dataset(path, time_limit=3)
+
+
+@pytest.mark.parametrize("data", ["data.npz", "minari:a/b-v0", "dataset"])
+def test_data_in_the_place_of_the_environment(data: Any) -> None:
+    given = pendulum() if data == "dataset" else data
+    with pytest.raises(TypeError, match="give them as dataset="):
+        BCQ("MlpPolicy", given)
+
+
+def test_an_environment_s_id_will_do() -> None:
+    data = pendulum()
+    data.require_fits("Pendulum-v1")
+    with pytest.raises(ValueError, match="do not fit each other"):
+        data.require_fits("CartPole-v1")
+    with pytest.raises(TypeError, match="an environment, its id"):
+        data.require_fits(None)
+    model = OfflineSAC("MlpPolicy", dataset=data, batch_size=4, **SMALL)
+    values = ValueDiagnostic("Pendulum-v1", eval_freq=2, n_eval_episodes=1, max_neglected=1.0)
+    model.learn(2, callback=values)
+    assert values.history["timesteps"] == [2.0]
+
+
+def test_a_file_is_no_dataset_to_the_estimators() -> None:
+    with pytest.raises(TypeError, match="load_dataset reads one"):
+        evaluate_policy_offline(lambda s, a: a, "data.npz")  # type: ignore[arg-type]
+
+
+def test_only_data_of_one_environment_is_joined() -> None:
+    other = kit_dataset(kit_env())
+    with pytest.raises(ValueError, match="Only data of one environment can be joined"):
+        OfflineDataset.concatenate([pendulum(), other])
+
+
+def test_on_policy_algorithms_have_no_buffer_to_record() -> None:
+    with pytest.raises(TypeError, match="PPO has no replay buffer to keep"):
+        record_final_buffer(sb3.PPO("MlpPolicy", "Pendulum-v1", device="cpu"), 10)  # type: ignore[arg-type]
+
+
+def test_a_greedy_policy_is_judged_by_fitted_q_as_it_is() -> None:
+    data = kit_dataset(kit_env(action="Discrete"))
+    model = DiscreteBCQ("MlpPolicy", dataset=data, **SMALL)
+    told = evaluate_policy_offline(
+        model, data, methods=("fqe",), q_options={"model": "network", "n_steps": 5}
+    )
+    exact = evaluate_policy_offline(
+        model, data, methods=("fqe",), epsilon=0.0, q_options={"model": "network", "n_steps": 5}
+    )
+    assert told["fqe"].value == exact["fqe"].value
+    with pytest.raises(ValueError, match="say epsilon"):
+        evaluate_policy_offline(model, data, methods=("is",))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"batch_size": 0}, {"n_steps": 0}, {"tau": 5.0}, {"gamma": 2.0}, {"gamma": "lin_1"}]
+)
+def test_numbers_that_teach_nothing(wrong: dict[str, Any]) -> None:
+    name = next(iter(wrong))
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        BCQ("MlpPolicy", dataset=pendulum(), **SMALL, **wrong)
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        SAC("MlpPolicy", "Pendulum-v1", **SMALL, **wrong)
+
+
+def test_numpy_s_whole_numbers_are_whole_numbers() -> None:
+    model = BCQ("MlpPolicy", dataset=pendulum(), n_eval_actions=np.int64(3), **SMALL)  # type: ignore[arg-type]
+    assert type(model.n_eval_actions) is int
+
+
+def test_arguments_without_effect_are_refused() -> None:
+    with pytest.raises(TypeError, match="acts by candidates"):
+        BCQ("MlpPolicy", dataset=pendulum(), use_sde=True, **SMALL)
+    data = kit_dataset(kit_env(action="Discrete"))
+    with pytest.raises(TypeError, match="always that of Double DQN"):
+        DiscreteBCQ("MlpPolicy", dataset=data, double_q=False, **SMALL)
+
+
+def test_info_lists_no_argument_that_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["info", "DiscreteBCQ"]) == 0
+    told = capsys.readouterr().out
+    assert "threshold" in told and "double_q" not in told
+
+
+@pytest.mark.parametrize(("truncated", "asked"), [(False, True), (True, False)])
+def test_a_report_asks_about_time_limits_called_terminations(truncated: bool, asked: bool) -> None:
+    ends = np.arange(10) % 5 == 4
+    data = pendulum(10)
+    parts = {**vars(data), "episode_starts": np.array([0, 5])}
+    parts |= {"terminated": ends & ~truncated, "truncated": ends & truncated}
+    assert ("is that a time limit?" in str(OfflineDataset(**parts).report())) == asked
+
+
+def test_moved_and_pickled_data_on_the_command_line(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    behaviour = sb3.TD3("MlpPolicy", "Pendulum-v1", learning_starts=60, seed=0, device="cpu")
+    behaviour.learn(50).save_replay_buffer("data.pkl")
+    run = ["train", "BCQ", "--env", "Pendulum-v1", "--run-dir", "run", "--eval-every", "0"]
+    run += ["--set", "policy_kwargs.net_arch=[8]", "--steps", "4", "--checkpoint-every", "2"]
+    assert cli.main([*run, "--replay-buffer", "data.pkl", "--set", "dataset=data.pkl"]) == 2
+    assert "--allow-pickle" in capsys.readouterr().err
+    trusted = [*run, "--allow-pickle", "--set", "dataset=data.pkl"]
+    with pytest.warns(UserWarning, match="runs whatever code"):
+        assert cli.main([*trusted, "--replay-buffer", "data.pkl"]) == 2
+    assert "give --set dataset=data.pkl" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="runs whatever code"):
+        assert cli.main(trusted) == 0
+    (tmp_path / "data.pkl").rename(tmp_path / "moved.pkl")
+    resume = ["train", "--resume", "run", "--steps", "6", "--allow-pickle"]
+    assert cli.main([*resume, "--set", "batch_size=7"]) == 2
+    assert "data that were moved" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="runs whatever code"):
+        assert cli.main([*resume, "--set", "dataset=moved.pkl"]) == 0
+    pendulum().save("other.npz")
+    assert cli.main([*resume[:3], "--steps", "8", "--set", "dataset=other.npz"]) == 2
+    assert "other data" in capsys.readouterr().err
