@@ -183,17 +183,16 @@ class BCQ(Offline):
         """
         n, size = self.n_sampled_actions, len(batch.rewards)
         with th.no_grad():
-            observations = batch.next_observations
             latents = self.vae.sample_latents(size * n)
-            actions = self.policy.candidates(observations, n, self.actor_target, latents)
-            critic = self.critic_target
-            features = features_of(critic, observations)
-            pairs = th.cat([features.repeat_interleave(n, dim=0), actions], dim=1)
-            q1, q2 = (network(pairs) for network in critic.q_networks)
-            mixed = soft_clipped_double_q(q1, q2, self.q_mix_lambda)
-            value = best_of_candidates(mixed.reshape(size, n))
+            values = []
+            for _, pairs in self.policy.candidates(
+                batch.next_observations, n, latents, self.actor_target, self.critic_target
+            ):
+                q1, q2 = (network(pairs) for network in self.critic_target.q_networks)
+                mixed = soft_clipped_double_q(q1, q2, self.q_mix_lambda)
+                values.append(best_of_candidates(mixed.reshape(-1, n)))
             discounts = self.gamma if batch.discounts is None else batch.discounts
-            return td_target(batch.rewards, batch.dones, discounts, value)
+            return td_target(batch.rewards, batch.dones, discounts, th.cat(values))
 
     def gradient_step(self, batch: Batch, weights: Tensor) -> Step:
         """Generative model, critics, perturbation, targets, in the order of the authors' code."""
