@@ -10,6 +10,10 @@ HOSTS = ("stable_baselines3", "sb3_contrib")
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
+#: Arguments that name what an algorithm learns from.
+DATA = ("dataset", "demonstrations")
+
+
 def constructor_arguments(cls: type) -> dict[str, inspect.Parameter]:
     """The named arguments of a class's constructor, and of its bases' where it hands others on.
 

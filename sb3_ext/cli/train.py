@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sb3_ext.cli.parsing import add_command, at_least
 from sb3_ext.errors import UsageError
+from sb3_ext.signatures import DATA
 
 if TYPE_CHECKING:
     from sb3_ext.running import TrainOptions, TrainResult
@@ -121,7 +122,7 @@ def add_parser(commands: Any) -> None:
     add(
         "--allow-pickle",
         action="store_true",
-        help="load a pickle (--replay-buffer, --set dataset=), which may run its writer's code",
+        help="load a pickle (--replay-buffer, or data), which may run its writer's code",
     )
     add(
         "--save-replay-buffer",
@@ -153,7 +154,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _require_alone(arguments)
         folder = arguments.resume
-        moved = read_settings(arguments.settings, "--set")  # at most dataset=
+        moved = read_settings(arguments.settings, "--set")  # at most data
         options = run_options(folder)
         options = dataclasses.replace(
             options,
@@ -317,7 +318,7 @@ def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 
 def _require_alone(arguments: argparse.Namespace) -> None:
     allowed = {"command", "run", "teller", "resume", "steps", "track", "progress", "allow_pickle"}
-    if all(setting.startswith("dataset=") for setting in arguments.settings):
+    if all(setting.partition("=")[0] in DATA for setting in arguments.settings):
         allowed.add("settings")  # the checkpoint knows the data by a fingerprint
     given = [
         f"--{name.replace('_', '-')}"
@@ -328,7 +329,7 @@ def _require_alone(arguments: argparse.Namespace) -> None:
         names = ", ".join(one if one != "--algorithm" else "ALGO" for one in given)
         raise UsageError(
             "--resume takes all settings from the run; only --steps, --track, --progress and --set "
-            "dataset= (data that were moved) may be given with it, not "
+            "dataset= or demonstrations= (data that were moved) may be given with it, not "
             + names.replace("--settings", "--set")
         )
 
@@ -365,7 +366,7 @@ def _draw(folder: Path, options: "TrainOptions") -> None:
     from sb3_ext.plots import plot_training_run
 
     try:
-        offline = hasattr(find_algorithm(options.algorithm)[1], "set_dataset")
+        offline = hasattr(find_algorithm(options.algorithm)[1], "one_gradient_step")
         plot_training_run(
             folder,
             title=f"{options.algorithm} on {options.env}",

@@ -68,10 +68,9 @@ def start_from_buffer(model: BaseAlgorithm, path: Path, *, trusted: bool) -> Non
     :param trusted: whether the user said so; it is a pickle
     :raises UsageError: if it is not trusted, is no replay buffer, or does not fit
     """
-    if hasattr(model, "set_dataset"):
-        raise UsageError(
-            f"{type(model).__name__} learns from a dataset alone: give --set dataset={path}"
-        )
+    if hasattr(model, "one_gradient_step"):
+        name = getattr(model, "data_argument", "dataset")
+        raise UsageError(f"{type(model).__name__} learns from data alone: give --set {name}={path}")
     if not isinstance(model, OffPolicyAlgorithm):
         raise UsageError(
             f"{type(model).__name__} learns from its own rollouts and has no replay buffer"

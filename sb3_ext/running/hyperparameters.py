@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ext import registry
 from sb3_ext.errors import UsageError
-from sb3_ext.signatures import HOSTS, constructor_arguments, require_known
+from sb3_ext.signatures import DATA, HOSTS, constructor_arguments, require_known
 from sb3_ext.spec import DOORS
 
 #: Arguments with a number as default that also take a schedule, or a number and its unit.
@@ -166,11 +166,13 @@ def require_arguments(cls: type, given: Mapping[str, Any]) -> None:
 
 
 def with_data_at_home(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with the absolute path of a dataset, so that the run goes on from any folder."""
-    data = values.get("dataset")
-    if isinstance(data, str) and Path(data).exists():
-        return {**values, "dataset": str(Path(data).absolute())}
-    return dict(values)
+    """The same with the absolute paths of data, so that the run goes on from any folder."""
+    paths = {
+        name: str(Path(values[name]).absolute())
+        for name in DATA
+        if isinstance(values.get(name), str) and Path(values[name]).exists()
+    }
+    return {**values, **paths}
 
 
 def _schedule(name: str, text: str) -> LinearSchedule:

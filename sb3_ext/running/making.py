@@ -130,9 +130,10 @@ def make_model(
         hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(cls.policy_aliases)}"
         raise UsageError(f"{options.algorithm} has no policy {policy!r}; {hint}")
     values = constructor_values(cls, options.hyperparameters, env)
-    if hasattr(cls, "set_dataset") and values.get("dataset") is None:
-        raise UsageError(f"{options.algorithm} learns from data alone: give --set dataset=FILE")
-    values = _with_pickled_data(values, env, allow_pickle)
+    data = getattr(cls, "data_argument", None)
+    if data is not None and values.get(data) is None:
+        raise UsageError(f"{options.algorithm} learns from data: give --set {data}=FILE")
+    values = _with_pickled_data(values, data, env, allow_pickle)
     try:
         model: BaseAlgorithm = cls(
             policy, env, seed=options.seed, device=options.device, verbose=0, **values
@@ -143,20 +144,23 @@ def make_model(
     return model
 
 
-def _with_pickled_data(values: dict[str, Any], env: VecEnv, trusted: bool) -> dict[str, Any]:
+def _with_pickled_data(
+    values: dict[str, Any], name: str | None, env: VecEnv, trusted: bool
+) -> dict[str, Any]:
     """The same with a pickled dataset read, if the user trusts it."""
-    data = values.get("dataset")
-    if not isinstance(data, str) or not data.endswith((".pkl", ".pickle")):
+    data = values.get(name or "")
+    if name is None or not isinstance(data, str) or not data.endswith((".pkl", ".pickle")):
         return values
     if not trusted:
         raise UsageError(
             f"{data} is a pickle, and reading one runs the code of whoever wrote it. Add "
             "--allow-pickle if you trust it"
         )
-    from sb3_ext.offline.readers import load_dataset
+    from sb3_ext.offline.readers.any import load_dataset, load_demonstrations
 
+    load = load_dataset if name == "dataset" else load_demonstrations
     try:
-        return {**values, "dataset": load_dataset(data, env=env, allow_pickle=True)}
+        return {**values, name: load(data, env=env, allow_pickle=True)}
     except (ValueError, TypeError, OSError) as error:
         raise UsageError(" ".join(str(error).split())) from error
 
