@@ -19,7 +19,10 @@ from sb3_ext.offline import (
 from sb3_ext.testing.environments import kit_env
 from sb3_ext.testing.offline import kit_dataset
 
-SMALL: dict[str, Any] = {"policy_kwargs": {"net_arch": [8]}, "seed": 0, "device": "cpu"}
+
+def small() -> dict[str, Any]:
+    """Anew each time: SB3 writes into the policy_kwargs that it is given."""
+    return {"policy_kwargs": {"net_arch": [8]}, "seed": 0, "device": "cpu"}
 
 
 def pendulum(n: int = 60) -> OfflineDataset:
@@ -66,7 +69,7 @@ def test_an_environment_s_id_will_do() -> None:
         data.require_fits("CartPole-v1")
     with pytest.raises(TypeError, match="an environment, its id"):
         data.require_fits(None)
-    model = OfflineSAC("MlpPolicy", dataset=data, batch_size=4, **SMALL)
+    model = OfflineSAC("MlpPolicy", dataset=data, batch_size=4, **small())
     values = ValueDiagnostic("Pendulum-v1", eval_freq=2, n_eval_episodes=1, max_neglected=1.0)
     model.learn(2, callback=values)
     assert values.history["timesteps"] == [2.0]
@@ -90,7 +93,7 @@ def test_on_policy_algorithms_have_no_buffer_to_record() -> None:
 
 def test_a_greedy_policy_is_judged_by_fitted_q_as_it_is() -> None:
     data = kit_dataset(kit_env(action="Discrete"))
-    model = DiscreteBCQ("MlpPolicy", dataset=data, **SMALL)
+    model = DiscreteBCQ("MlpPolicy", dataset=data, **small())
     told = evaluate_policy_offline(
         model, data, methods=("fqe",), q_options={"model": "network", "n_steps": 5}
     )
@@ -108,22 +111,22 @@ def test_a_greedy_policy_is_judged_by_fitted_q_as_it_is() -> None:
 def test_numbers_that_teach_nothing(wrong: dict[str, Any]) -> None:
     name = next(iter(wrong))
     with pytest.raises(ValueError, match=f"{name} must be"):
-        BCQ("MlpPolicy", dataset=pendulum(), **SMALL, **wrong)
+        BCQ("MlpPolicy", dataset=pendulum(), **small(), **wrong)
     with pytest.raises(ValueError, match=f"{name} must be"):
-        SAC("MlpPolicy", "Pendulum-v1", **SMALL, **wrong)
+        SAC("MlpPolicy", "Pendulum-v1", **small(), **wrong)
 
 
 def test_numpy_s_whole_numbers_are_whole_numbers() -> None:
-    model = BCQ("MlpPolicy", dataset=pendulum(), n_eval_actions=np.int64(3), **SMALL)  # type: ignore[arg-type]
+    model = BCQ("MlpPolicy", dataset=pendulum(), n_eval_actions=np.int64(3), **small())  # type: ignore[arg-type]
     assert type(model.n_eval_actions) is int
 
 
 def test_arguments_without_effect_are_refused() -> None:
     with pytest.raises(TypeError, match="acts by candidates"):
-        BCQ("MlpPolicy", dataset=pendulum(), use_sde=True, **SMALL)
+        BCQ("MlpPolicy", dataset=pendulum(), use_sde=True, **small())
     data = kit_dataset(kit_env(action="Discrete"))
     with pytest.raises(TypeError, match="always that of Double DQN"):
-        DiscreteBCQ("MlpPolicy", dataset=data, double_q=False, **SMALL)
+        DiscreteBCQ("MlpPolicy", dataset=data, double_q=False, **small())
 
 
 def test_info_lists_no_argument_that_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
