@@ -12,7 +12,7 @@ comes true: it asks for values of actions that the data do not have. BCQ asks on
 actions that the data could have. This script runs all of it, and draws returns, and value estimates
 beside true values. A second call does only what is missing.
 
-    python examples/truly_off_policy.py                      # an hour or so on two cores
+    python examples/truly_off_policy.py                      # an hour and a half on two cores
     python examples/truly_off_policy.py --env Hopper-v5 --seeds 5 --out runs/hopper
 """
 
@@ -191,13 +191,16 @@ def draw(out: Path, task: Task) -> Path:
                 axes[row, column].plot(at, curves.mean(0), linewidth=2, label=label, **look)
     axes[0, 0].set_ylabel("return")
     axes[1, 0].set_ylabel("value at the start\n(full: estimate, dotted: true)")
-    axes[1, 0].set_yscale("symlog", linthresh=100)
-    axes[0, 0].legend(frameon=False, fontsize=9)
+    if max(map(abs, axes[1, 0].get_ylim())) > 2_000:  # estimates that diverge
+        axes[1, 0].set_yscale("symlog", linthresh=100)
     for one in axes.flat:
         one.spines[["top", "right"]].set_visible(False)
+        one.xaxis.set_major_formatter("{x:,.0f}")
+    lines, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="lower center", ncols=3, frameon=False)
     seeds = len(list(out.glob("concurrent_*.json")))
-    figure.suptitle(f"{task.env}, {task.steps:,} steps, {seeds} seeds: each thin, their mean bold")
-    figure.tight_layout()
+    figure.suptitle(f"{task.env}, {task.steps:,} steps; thin: {seeds} seeds, bold: their mean")
+    figure.tight_layout(rect=(0, 0.04, 1, 1))
     path = out / "truly_off_policy.png"
     figure.savefig(path, dpi=130)
     return path
@@ -207,7 +210,7 @@ def main() -> None:
     """Run what is missing, print the table, draw the figure."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--env", default="HalfCheetah-v5", help="continuous actions")
-    parser.add_argument("--steps", type=int, default=15_000)
+    parser.add_argument("--steps", type=int, default=30_000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--evaluations", type=int, default=10)
     parser.add_argument("--episodes", type=int, default=3, help="of an evaluation")
