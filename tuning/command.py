@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sb3_ext.cli.parsing import add_command, at_least
 from sb3_ext.errors import UsageError
+from sb3_ext.signatures import DATA
 
 if TYPE_CHECKING:
     from sb3_ext.tuning.options import TuneOptions
@@ -203,11 +204,15 @@ def _options(arguments: argparse.Namespace) -> "TuneOptions":
 
 def _changed(arguments: argparse.Namespace, storage: str | None) -> Path:
     """The study to go on with, with what the command line changes written into it."""
-    from sb3_ext.tuning.checks import require_room
+    from sb3_ext.running.hyperparameters import read_settings, with_data_at_home
+    from sb3_ext.tuning.checks import require_makeable, require_room
     from sb3_ext.tuning.options import read_study, write_study
-    from sb3_ext.tuning.study import open_study
+    from sb3_ext.tuning.study import name_identity, open_study
 
+    moved = read_settings(arguments.settings, "--set")
     allowed = {"command", "run", "teller", "resume", "workers", "storage", *CHANGEABLE}
+    if moved.keys() <= set(DATA):
+        allowed.add("settings")  # data that were moved
     given = {name: value for name, value in vars(arguments).items() if value not in (None, [])}
     stray = [name for name in given if name not in allowed]
     if stray:
@@ -215,14 +220,21 @@ def _changed(arguments: argparse.Namespace, storage: str | None) -> Path:
         names = names.replace("--algorithm", "ALGO").replace("--settings", "--set")
         may = ", ".join(f"--{name.replace('_', '-')}" for name in CHANGEABLE)
         raise UsageError(
-            f"--resume takes all settings from the study; only {may}, --workers and --storage may "
-            f"be given with it, not {names}"
+            f"--resume takes all settings from the study; only {may}, --workers, --storage and "
+            "--set dataset= or demonstrations= (data that were moved) may be given with it, not "
+            f"{names}"
         )
     folder: Path = arguments.resume
     options, kept = read_study(folder)
     changed = {name: given[name] for name in CHANGEABLE if name in given}
+    if moved:
+        changed["hyperparameters"] = with_data_at_home({**options.hyperparameters, **moved})
+    wanted = dataclasses.replace(options, **changed)
+    require_makeable(wanted)  # what the study was begun with may be gone
     if changed:
-        wanted = dataclasses.replace(options, **changed)
-        require_room(open_study(folder, storage).study, wanted)
+        opened = open_study(folder, storage)
+        require_room(opened.study, wanted)
         write_study(folder, wanted, kept)
+        if moved:
+            name_identity(opened.study, wanted)
     return folder

@@ -61,8 +61,7 @@ def create(options: TuneOptions, folder: Path, storage: str | None = None) -> Tu
     kept = None if storage is None else at_home(storage)
     _require_own_folder(folder, options, kept)
     where = kept or str(folder / JOURNAL)
-    _, cls = find_algorithm(options.algorithm)
-    identity = _plain(options.identity(cls))
+    identity = _identity(options)
     before = _identity_in(where, options)
     if before is None:
         require_makeable(options)
@@ -71,9 +70,20 @@ def create(options: TuneOptions, folder: Path, storage: str | None = None) -> Tu
     folder.mkdir(parents=True, exist_ok=True)
     write_study(folder, options, None if kept is None else masked(kept))
     opened = _open(options, folder, where)
-    opened.study.set_user_attr(IDENTITY, identity)
+    name_identity(opened.study, options)
     opened.queue.sweep()
     return options
+
+
+def name_identity(study: Study, options: TuneOptions) -> None:
+    """Write into a study what it is about, so that no other begins under its name."""
+    study.set_user_attr(IDENTITY, _identity(options))
+
+
+def _identity(options: TuneOptions) -> dict[str, Any]:
+    _, cls = find_algorithm(options.algorithm)
+    plain: dict[str, Any] = _plain(options.identity(cls))
+    return plain
 
 
 def work(opened: OpenStudy, *, ends_at: float | None = None, tell: Told = print) -> None:

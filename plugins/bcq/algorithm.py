@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sb3_ext.algorithms.networks import TargetNetwork, descend
 from sb3_ext.offline.learning import COLLECTING, Data, Offline
-from sb3_ext.options import is_integer
+from sb3_ext.options import is_integer, is_number
 from sb3_ext.plugins.bcq.equations import best_of_candidates, soft_clipped_double_q, vae_loss
 from sb3_ext.plugins.bcq.networks import (
     NET_ARCHS,
@@ -115,10 +115,11 @@ class BCQ(Offline):
     def _require_options(self) -> None:
         for name, low, high in (("phi", 0, 2), ("q_mix_lambda", 0, 1), ("kl_weight", 0, th.inf)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
+            if not is_number(value):
                 raise TypeError(f"{name} must be a number, got {value!r}")
             if not low <= value <= high:
                 raise ValueError(f"{low} <= {name} <= {high} must hold, got {value}")
+            setattr(self, name, float(value))
         for name in ("n_sampled_actions", "n_eval_actions"):
             value = getattr(self, name)
             if not is_integer(value):
@@ -129,6 +130,8 @@ class BCQ(Offline):
         self._require_options()  # load(path, phi=...) may have changed them
         chosen = self.policy_kwargs
         acting = {"phi": self.phi, "n_eval_actions": self.n_eval_actions}
+        if stray := sorted(acting.keys() & chosen.keys()):
+            raise TypeError(f"policy_kwargs has {', '.join(stray)}: give them to BCQ itself")
         self.policy_kwargs = {**chosen, **acting}
         super()._setup_model()
         self.policy_kwargs = chosen

@@ -21,11 +21,13 @@ from torch import Tensor, nn
 from sb3_ext.algorithms.dqn import DQN
 from sb3_ext.algorithms.networks import descend
 from sb3_ext.offline.learning import COLLECTING, Data, Offline
+from sb3_ext.options import is_number
 from sb3_ext.plugins.bcq.equations import (
     allowed_actions,
     behavior_loss,
     constrained_greedy_action,
 )
+from sb3_ext.plugins.bcq.networks import require_widths
 from sb3_ext.td import td_errors, td_target
 from sb3_ext.updates import Batch, Step
 
@@ -167,11 +169,14 @@ class DiscreteBCQ(Offline, DQN):
     def _setup_model(self) -> None:
         for name, high in (("threshold", 1), ("logit_penalty", th.inf)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
+            if not is_number(value):
                 raise TypeError(f"{name} must be a number, got {value!r}")
             if not 0 <= value <= high:
                 raise ValueError(f"0 <= {name} <= {high} must hold, got {value}")
         chosen = self.policy_kwargs
+        if "threshold" in chosen:
+            raise TypeError("policy_kwargs has threshold: give it to DiscreteBCQ itself")
+        require_widths(chosen.get("net_arch"))
         self.policy_kwargs = {**chosen, "threshold": self.threshold}
         super()._setup_model()
         self.policy_kwargs = chosen

@@ -19,6 +19,7 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
+from sb3_ext.options import is_integer
 from sb3_ext.plugins.bcq.equations import perturbed
 
 #: Widths of the hidden layers by name. "paper" is the authors' code; "small" is ours, for a CPU.
@@ -243,21 +244,22 @@ class BCQPolicy(BasePolicy):
         n: int,
         latents: Tensor,
         perturbation: Perturbation,
-        critic: ContinuousCritic,
+        critic: ContinuousCritic | None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """``n`` perturbed samples of the generative model for each state, in parts.
 
-        The features of a state are computed once. Parts are so small that they stay in a core's
-        cache.
+        The features of a state are computed once. On a CPU, parts are so small that they stay in a
+        core's cache.
 
         :param latents: ``[B * n, J]``
-        :param critic: what will judge them
+        :param critic: what will judge them; None for nothing
         :return: for some of the states after the other, actions ``[b * n, A]``, those of one state
             together, and what the critic's networks take, ``[b * n, F + A]``
         """
-        at_once = max(1, ROWS_AT_ONCE // n)
-        judged = features_of(critic, observations).split(at_once)
-        proposed = features_of(self.vae, observations).split(at_once)
+        features = features_of(self.vae, observations)
+        at_once = max(1, ROWS_AT_ONCE // n) if features.device.type == "cpu" else len(features)
+        proposed = features.split(at_once)
+        judged = proposed if critic is None else features_of(critic, observations).split(at_once)
         moved = features_of(perturbation, observations).split(at_once) if self.phi else proposed
         for proposing, moving, judging, drawn in zip(
             proposed, moved, judged, latents.split(at_once * n), strict=True
@@ -284,7 +286,8 @@ class BCQPolicy(BasePolicy):
         else:
             latents = self.vae.sample_latents(batch * n)
         chosen = []
-        for actions, pairs in self.candidates(observation, n, latents, self.actor, self.critic):
+        critic = self.critic if n > 1 else None
+        for actions, pairs in self.candidates(observation, n, latents, self.actor, critic):
             if n > 1:
                 best = self.critic.q_networks[0](pairs).reshape(-1, n).argmax(dim=1)
                 rows = th.arange(len(best), device=best.device)
@@ -333,6 +336,18 @@ def with_one_pass(
     return {"fused": True, **options}
 
 
+def require_widths(net_arch: Any) -> None:
+    """Refuse what is no list of widths; None is a default.
+
+    :raises ValueError: with what was given
+    """
+    if net_arch is None:
+        return
+    whole = isinstance(net_arch, (list, tuple)) and all(map(is_integer, net_arch))
+    if not whole:
+        raise ValueError(f"net_arch must be a list of widths, as in [64, 64], got {net_arch!r}")
+
+
 def resolve_net_arch(
     net_arch: str | list[int] | Mapping[str, list[int]] | None,
 ) -> dict[str, list[int]]:
@@ -355,5 +370,8 @@ def resolve_net_arch(
                 "net_arch as a mapping has widths for pi (perturbation), qf (critics) and vae "
                 f"(encoder and decoder), got {sorted(net_arch)}"
             )
+        for widths in net_arch.values():
+            require_widths(widths)
         return {part: list(net_arch[part]) for part in ("pi", "qf", "vae")}
+    require_widths(net_arch)
     return {part: list(net_arch) for part in ("pi", "qf", "vae")}

@@ -83,6 +83,8 @@ class Composable(Saving):
         self.saved_by = type(self).__name__
         self.weigher_class: str | None = None
         made: Any = check_env(env, type(self), int(kwargs.get("verbose", 0)))
+        if kwargs.get("policy_kwargs") is not None:  # SB3 writes into it, and it is the user's
+            kwargs["policy_kwargs"] = dict(kwargs["policy_kwargs"])
         super().__init__(policy, made, *args, **kwargs)
 
     # -- what a base writes ------------------------------------------------------------------

@@ -156,11 +156,14 @@ def make_buffer(
 
 
 def scaled_actions(dataset: OfflineDataset) -> Array:
-    """Actions as SB3's buffers hold them: of a Box in [-1, 1], whatever the bounds."""
+    """Actions as SB3's buffers hold them: of a Box in [-1, 1], whatever the bounds.
+
+    :return: of N rows
+    """
     space = dataset.action_space
     if not isinstance(space, spaces.Box) or ((space.low == -1) & (space.high == 1)).all():
         return dataset.actions
-    return scaled(dataset.actions, space)
+    return scaled(dataset.actions.reshape(len(dataset), -1), space)
 
 
 def require_learnable(space: Space) -> None:

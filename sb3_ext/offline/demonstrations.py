@@ -43,14 +43,14 @@ def resolve_demonstrations(demonstrations: Demonstrations, env: Any = None) -> O
 
 def _dataset(demonstrations: Any, env: Any) -> OfflineDataset:
     from sb3_ext.offline import readers
-    from sb3_ext.offline.readers.any import load_demonstrations
+    from sb3_ext.offline.readers.any import is_pickle, load_demonstrations
 
     if isinstance(demonstrations, OfflineDataset):
         return demonstrations
     if isinstance(demonstrations, ReplayBuffer):
         return readers.from_replay_buffer(demonstrations)
     if isinstance(demonstrations, (str, os.PathLike)):
-        if str(demonstrations).endswith((".pkl", ".pickle")):
+        if is_pickle(demonstrations):
             raise ValueError(
                 f"{demonstrations} is a pickle, which runs its author's code: if it is yours, give "
                 "demonstrations=load_dataset(path, allow_pickle=True), of sb3_ext.offline; what "

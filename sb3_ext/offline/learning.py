@@ -221,9 +221,9 @@ def resolve_data(data: Data, env: Any = None) -> OfflineDataset | ReplayBuffer:
     if isinstance(data, (OfflineDataset, ReplayBuffer)):
         return data
     if isinstance(data, (str, os.PathLike)):
-        from sb3_ext.offline.readers import load_dataset
+        from sb3_ext.offline.readers.any import is_pickle, load_dataset
 
-        if str(data).endswith((".pkl", ".pickle")):
+        if is_pickle(data):
             raise ValueError(
                 f"{data} is a pickle, which runs its author's code: if it is yours, give "
                 "dataset=load_dataset(path, allow_pickle=True), of sb3_ext.offline; what its "

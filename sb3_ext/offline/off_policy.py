@@ -181,7 +181,7 @@ def _behavior(
         )
         acting, source = fitted, f"estimated ({type(fitted).__name__})"
     else:
-        acting = as_policy(behavior, dataset, epsilon=epsilon)
+        acting = as_policy(behavior, dataset, epsilon=epsilon, argument="behavior_epsilon")
         source = acting.name
     found = acting.log_prob(dataset.observations, dataset.actions)
     if impossible := int((found == -np.inf).sum()):

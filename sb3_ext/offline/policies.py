@@ -249,13 +249,20 @@ class GreedyPolicy(SB3Policy):
         return EvaluatedPolicy.sample(self, observations)
 
 
-def as_policy(policy: Any, dataset: OfflineDataset, *, epsilon: float | None = None) -> Any:
+def as_policy(
+    policy: Any,
+    dataset: OfflineDataset,
+    *,
+    epsilon: float | None = None,
+    argument: str = "epsilon",
+) -> Any:
     """A policy in the form that the estimators ask.
 
     :param policy: a model of SB3, one of its policies, a function ``(observations, actions) ->
         log_prob``, or an object with ``log_prob`` and ``sample(observations)``
     :param dataset: whose observations it will get
     :param epsilon: for policies that are greedy in a Q function: how often they act at random
+    :param argument: what the caller has epsilon from, for errors
     :return: an :class:`EvaluatedPolicy`
     :raises TypeError: if it is none of these
     :raises ValueError: if its spaces are not the dataset's, or epsilon is missing
@@ -288,8 +295,8 @@ def as_policy(policy: Any, dataset: OfflineDataset, *, epsilon: float | None = N
         if epsilon is None:
             raise ValueError(
                 f"{type(policy).__name__} is greedy, and all but one action has probability 0: say "
-                "epsilon=0.05, say, for the policy that takes any action with that probability, or "
-                "epsilon=0.0 for the greedy one itself"
+                f"{argument}=0.05, for one that takes any action with that probability, or "
+                f"{argument}=0.0 for the greedy one itself"
             )
         return GreedyPolicy(policy, vec_normalize, epsilon)
     if callable(log_prob := getattr(policy, "log_prob", None)):

@@ -245,7 +245,7 @@ def _whole_buffer(model: OffPolicyAlgorithm, source: dict[str, Any]) -> OfflineD
     buffer = model.replay_buffer
     if buffer is None:
         raise ValueError("the model has no replay buffer")
-    if buffer.full and buffer.pos:
+    if buffer.full and (buffer.pos or model.num_timesteps > buffer.buffer_size * buffer.n_envs):
         warnings.warn(
             f"the replay buffer went round: its oldest transitions are lost, and "
             f"{buffer.buffer_size * buffer.n_envs} are kept",

@@ -25,6 +25,8 @@ class GradientSteps(BaseAlgorithm):
 
     #: The argument that takes the data.
     data_argument: ClassVar[str]
+    #: Whether it ever learned under ``VecNormalize``, whose statistics are in no zip.
+    normalized: bool
 
     @abstractmethod
     def one_gradient_step(self) -> None:
@@ -40,6 +42,7 @@ class GradientSteps(BaseAlgorithm):
         :raises ValueError: for a ``VecNormalize`` with ``training=True``
         """
         normalizer = self.get_vec_normalize_env()
+        self.normalized = getattr(self, "normalized", False) or normalizer is not None
         if normalizer is not None and normalizer.training:
             raise ValueError(
                 "VecNormalize has no episodes here to learn its statistics from: give them by "
@@ -79,6 +82,12 @@ class GradientSteps(BaseAlgorithm):
             raise ValueError(
                 f"this {type(self).__name__} has no data to learn from: pass {self.data_argument}= "
                 f"to it or to load, or call set_{self.data_argument} first"
+            )
+        if self.normalized and self.get_vec_normalize_env() is None:
+            raise ValueError(
+                f"this {type(self).__name__} learned under VecNormalize, and would go on with "
+                "numbers of another size: pass an env= with its statistics (VecNormalize.load) to "
+                "load"
             )
         if self.env is None:
             self.set_env(spaces_only_env(self.observation_space, self.action_space))

@@ -138,7 +138,7 @@ def make_model(
         model: BaseAlgorithm = cls(
             policy, env, seed=options.seed, device=options.device, verbose=0, **values
         )
-    except (ValueError, TypeError, AssertionError, KeyError, RuntimeError) as error:
+    except (ValueError, TypeError, AssertionError, KeyError, RuntimeError, OSError) as error:
         told = " ".join(str(error).split())
         raise UsageError(f"{options.algorithm} cannot be made: {told}") from error
     return model
@@ -149,14 +149,23 @@ def _with_pickled_data(
 ) -> dict[str, Any]:
     """The same with a pickled dataset read, if the user trusts it."""
     data = values.get(name or "")
-    if name is None or not isinstance(data, str) or not data.endswith((".pkl", ".pickle")):
+    if name is None or not isinstance(data, str):
+        return values
+    from sb3_ext.offline.readers.any import is_pickle, load_dataset, load_demonstrations
+
+    if not Path(data).expanduser().exists() and not data.startswith("minari:"):
+        raise UsageError(
+            f"there is no dataset {data}; a run whose data were moved goes on with --set "
+            f"{name}=FILE"
+        )
+    if not is_pickle(data):
         return values
     if not trusted:
         raise UsageError(
-            f"{data} is a pickle, and reading one runs the code of whoever wrote it. Add "
-            "--allow-pickle if you trust it"
+            f"{data} is a pickle, and reading one runs the code of whoever wrote it. If you trust "
+            "it, `train` takes it with --allow-pickle; load_dataset(path, allow_pickle=True)"
+            '.save("data.npz"), of sb3_ext.offline, writes what needs no trust'
         )
-    from sb3_ext.offline.readers.any import load_dataset, load_demonstrations
 
     load = load_dataset if name == "dataset" else load_demonstrations
     try:

@@ -30,6 +30,7 @@ from sb3_ext.running.making import (
     require_film,
 )
 from sb3_ext.running.options import TrainOptions, run_options, write_options
+from sb3_ext.signatures import DATA
 from sb3_ext.statistics import save_statistics
 from sb3_ext.tracking import RunDirectory, Track
 from sb3_ext.tracking.directory import read_json
@@ -100,6 +101,7 @@ def train(
         lock_folder(folder)
     except CheckpointError as error:  # it is another's, and so not for us to take away
         raise UsageError(str(error)) from error
+    recorded = run_options(folder) if resume else options
     try:
         if resume:
             _require_way_on(cls, run, options)
@@ -131,13 +133,19 @@ def train(
         resume=resume,
         config={"options": dataclasses.asdict(options), **(config or {})},
     )
-    evaluations = _evaluation(options, run, evaluation_env, after_evaluation)
+    evaluations = _evaluation(cls, options, run, evaluation_env, after_evaluation)
     listed = [track, *evaluations, *callbacks, *shown]
     if on_start is not None:
         on_start(model, keeping)
     try:
         with track:
-            model.learn(options.steps, callback=[*listed, *([keeping] if keeping else [])])
+            try:
+                model.learn(options.steps, callback=[*listed, *([keeping] if keeping else [])])
+            except CheckpointError as error:  # refused: the run stays as it was
+                write_options(run, recorded)
+                before = {name: recorded.hyperparameters.get(name) for name in DATA}
+                data = ", ".join(f"{name}={value}" for name, value in before.items() if value)
+                raise CheckpointError(f"{error}; it had {data}" if data else str(error)) from error
         stopped = keeping is not None and keeping.stopped
         if not stopped:
             _save(model, run, options)
@@ -199,6 +207,11 @@ def _build(
         evaluation_env = make_env(options, n_envs=1, seed=seed, monitor=None)
     try:
         if options.normalize:
+            if hasattr(cls, "one_gradient_step"):
+                raise UsageError(
+                    f"{options.algorithm} acts nowhere, so --normalize has no episodes to learn "
+                    "its statistics from: leave it out"
+                )
             env = VecNormalize(env)
             if evaluation_env is not None:
                 evaluation_env = VecNormalize(evaluation_env, training=False, norm_reward=False)
@@ -226,17 +239,23 @@ def _keeping(cls: type, options: TrainOptions, run: RunDirectory) -> ResumableCh
 
 
 def _evaluation(
-    options: TrainOptions, run: RunDirectory, env: VecEnv | None, after: BaseCallback | None
+    cls: Any,
+    options: TrainOptions,
+    run: RunDirectory,
+    env: VecEnv | None,
+    after: BaseCallback | None,
 ) -> list[BaseCallback]:
     if env is None:
         return []
+    # A gradient step is of no environment.
+    steps_at_once = 1 if hasattr(cls, "one_gradient_step") else options.n_envs
     return [
         EvalCallback(
             env,
             callback_after_eval=after,
             callback_on_new_best=_KeepStatistics(run / "best_model"),
             n_eval_episodes=options.eval_episodes,
-            eval_freq=max(1, options.eval_every // options.n_envs),
+            eval_freq=max(1, options.eval_every // steps_at_once),
             log_path=str(run.path),
             best_model_save_path=str(run.path),
             verbose=0,

@@ -1,10 +1,14 @@
 """Slips that fresh readers made: each is answered by a sentence that says what to do."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import stable_baselines3 as sb3
+from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ext import BCQ, SAC, DiscreteBCQ, OfflineSAC, cli
 from sb3_ext.errors import UsageError
@@ -167,5 +171,98 @@ def test_moved_and_pickled_data_on_the_command_line(
     with pytest.warns(UserWarning, match="runs whatever code"):
         assert cli.main([*resume, "--set", "dataset=moved.pkl"]) == 0
     pendulum().save("other.npz")
+    before = (tmp_path / "run" / "options.yaml").read_text()
     assert cli.main([*resume[:3], "--steps", "8", "--set", "dataset=other.npz"]) == 2
-    assert "other data" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "other data" in told and "moved.pkl" in told
+    assert (tmp_path / "run" / "options.yaml").read_text() == before  # so that it can go on
+    (tmp_path / "moved.pkl").rename(tmp_path / "again.pkl")
+    assert cli.main([*resume[:3], "--steps", "8"]) == 2
+    assert "goes on with --set dataset=FILE" in capsys.readouterr().err
+
+
+def test_what_cannot_be_read_leaves_no_run(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path(pendulum().save("whole.npz"))
+    (tmp_path / "cut.npz").write_bytes(path.read_bytes()[:3000])
+    run = ["train", "BCQ", "--env", "Pendulum-v1", "--run-dir", "run", "--steps", "4"]
+    for name, words in (("cut.npz", "is damaged"), ("minari:none/none-v0", "no Minari dataset")):
+        assert cli.main([*run, "--set", f"dataset={name}"]) == 2
+        told = capsys.readouterr().err
+        assert words in told and "once there is room" not in told
+        assert not (tmp_path / "run").exists()
+    assert cli.main([*run, "--set", "dataset=whole.npz", "--normalize"]) == 2
+    assert "leave it out" in capsys.readouterr().err
+
+
+def test_a_pickle_is_known_by_what_it_holds(tmp_path: Any) -> None:
+    behaviour = sb3.TD3("MlpPolicy", "Pendulum-v1", learning_starts=60, seed=0, device="cpu")
+    behaviour.learn(20).save_replay_buffer(tmp_path / "buffer")
+    (tmp_path / "buffer.pkl").rename(tmp_path / "buffer.dat")
+    with pytest.raises(ValueError, match="runs its author's code"):
+        BCQ("MlpPolicy", dataset=tmp_path / "buffer.dat", **small())
+
+
+def test_actions_of_more_than_one_axis() -> None:
+    data = pendulum(12)
+    space = spaces.Box(-2, 3, (2, 2))
+    actions = np.stack([space.sample() for _ in range(12)])
+    data = OfflineDataset(**{**vars(data), "action_space": space, "actions": actions})
+    model = BCQ("MlpPolicy", dataset=data, batch_size=4, **small()).learn(2)
+    assert model.replay_buffer is not None
+    expected = 2 * (actions.reshape(12, 4) + 2) / 5 - 1
+    np.testing.assert_allclose(model.replay_buffer.actions[:, 0], expected, atol=1e-6)
+    assert model.predict(data.observations[:3])[0].shape == (3, 2, 2)  # type: ignore[index]
+
+
+def test_statistics_that_were_learned_under_are_asked_for(tmp_path: Any) -> None:
+    data = pendulum()
+    env = VecNormalize(make_vec_env("Pendulum-v1"), training=False, norm_reward=False)
+    env.obs_rms.update(data.observations)
+    BCQ("MlpPolicy", env, dataset=data, **small()).learn(1).save(tmp_path / "model")
+    loaded = BCQ.load(tmp_path / "model", dataset=data)
+    loaded.predict(data.observations[:1])  # type: ignore[index]
+    with pytest.raises(ValueError, match="learned under VecNormalize"):
+        loaded.learn(1)
+    BCQ.load(tmp_path / "model", env=env, dataset=data).learn(1)
+
+
+def test_evaluations_count_gradient_steps_whatever_the_environments(tmp_path: Any) -> None:
+    path = pendulum().save(tmp_path / "data.npz")
+    run = ["train", "BCQ", "--env", "Pendulum-v1", "--set", f"dataset={path}", "--n-envs", "3"]
+    run += ["--set", "policy_kwargs.net_arch=[8]", "--steps", "6", "--eval-every", "3"]
+    assert cli.main([*run, "--eval-episodes", "1", "--run-dir", str(tmp_path / "run")]) == 0
+    assert np.load(tmp_path / "run" / "evaluations.npz")["timesteps"].tolist() == [3, 6]
+
+
+@pytest.mark.parametrize(
+    ("cls", "action", "kwargs", "words"),
+    [
+        (BCQ, "Box", {"net_arch": [8], "phi": 0.3}, "give them to BCQ itself"),
+        (BCQ, "Box", {"net_arch": 16}, "must be a list of widths"),
+        (BCQ, "Box", {"net_arch": {"pi": 4, "qf": [4], "vae": [4]}}, "must be a list of widths"),
+        (DiscreteBCQ, "Discrete", {"net_arch": [8], "threshold": 0.1}, "to DiscreteBCQ itself"),
+        (DiscreteBCQ, "Discrete", {"net_arch": "small"}, "must be a list of widths"),
+    ],
+)
+def test_policy_kwargs_that_would_be_lost_or_mean_nothing(
+    cls: Any, action: str, kwargs: dict[str, Any], words: str
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=words):
+        cls("MlpPolicy", dataset=kit_dataset(kit_env(action=action)), policy_kwargs=kwargs)
+
+
+def test_one_dict_of_policy_kwargs_serves_all_baselines() -> None:
+    data, kwargs = pendulum(), {"net_arch": [8]}
+    OfflineSAC("MlpPolicy", dataset=data, policy_kwargs=kwargs)
+    BCQ("MlpPolicy", dataset=data, policy_kwargs=kwargs)
+    assert kwargs == {"net_arch": [8]}
+
+
+def test_the_behaviour_s_epsilon_has_a_name_of_its_own() -> None:
+    data = kit_dataset(kit_env(action="Discrete"))
+    model = DiscreteBCQ("MlpPolicy", dataset=data, **small())
+    with pytest.raises(ValueError, match=r"behavior_epsilon=0\.05"):
+        evaluate_policy_offline(model, data, methods="is", epsilon=0.1, behavior=model)

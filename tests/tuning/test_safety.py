@@ -10,9 +10,11 @@ import gymnasium as gym
 import optuna
 import pytest
 from optuna.trial import TrialState
+from stable_baselines3 import TD3
 
 from sb3_ext import cli, registry
 from sb3_ext.errors import UsageError
+from sb3_ext.offline import from_policy
 from sb3_ext.tuning import TuneOptions, open_storage, tune
 from sb3_ext.tuning.queue import TrialQueue
 from sb3_ext.tuning.spaces import (
@@ -206,3 +208,22 @@ def test_the_search_is_shown_before_it_begins(capsys):
     assert cli.main(["tune", "DQN", "--env", "CartPole-v1", *words, *space, *small_run]) == 0
     head = capsys.readouterr().out.splitlines()[:3]
     assert head[1].startswith("searched: learning_rate 1e-05 to 0.003 log; gamma 0.95 | 0.98")
+
+
+def test_a_study_goes_on_where_its_data_are_now(capsys):
+    behaviour = TD3("MlpPolicy", "Pendulum-v1", device="cpu")
+    from_policy(behaviour, n_steps=30, seed=0).save("data.npz")
+    begin = ["tune", "BCQ", "--env", "Pendulum-v1", "--set", "dataset=data.npz", "--space", "phi"]
+    begin += ["--set", "policy_kwargs.net_arch=[4]", "--steps", "2", "--evaluations", "1"]
+    begin += ["--eval-episodes", "1", "--top", "0", "--trials", "1", "--dir", "study"]
+    assert cli.main(begin) == 0
+    Path("data.npz").rename("moved.npz")
+    go_on_with = ["tune", "--resume", "study", "--trials", "2"]
+    assert cli.main(go_on_with) == 2  # and not a failed trial
+    assert "goes on with --set dataset=FILE" in capsys.readouterr().err
+    assert cli.main([*go_on_with, "--set", "phi=1"]) == 2
+    assert "data that were moved" in capsys.readouterr().err
+    assert cli.main([*go_on_with, "--set", "dataset=moved.npz"]) == 0
+    told = capsys.readouterr().out
+    assert "2 complete" in told
+    assert cli.main(["tune", "--resume", "study", "--trials", "3"]) == 0

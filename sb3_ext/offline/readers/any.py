@@ -105,12 +105,24 @@ def _reader(text_or_path: str | os.PathLike[str]) -> tuple[Reader, Any]:
     )
 
 
+def is_pickle(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins as a pickle does, whatever its name is."""
+    target = Path(path).expanduser()
+    if not target.is_file():
+        return False
+    with target.open("rb") as file:
+        return file.read(1) == b"\x80"
+
+
 def _zip_reader(path: Path) -> Reader:
     """By the names of its members: ours, imitation's, and what is often taken for data."""
     if is_dataset(path):
         return OfflineDataset.load
-    with zipfile.ZipFile(path) as archive:
-        names = [name.removesuffix(".npy") for name in archive.namelist()]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+    except zipfile.BadZipFile as error:
+        raise UsageError(f"{path} is damaged, or was copied in part: {error}") from error
     if {"obs", "acts"} <= set(names):
         return from_trajectories
     if {"data", "_stable_baselines3_version"} <= set(names):
