@@ -221,8 +221,9 @@ def test_bad_input_is_refused_before_training(tmp_path: Any) -> None:
         Clone("MlpPolicy", demonstrations=trajectories(kit_env()), **small())
     with pytest.raises(ValueError, match="it lacks acts"):
         Clone("MlpPolicy", kit_env(), demonstrations=[SimpleNamespace(obs=[])], **small())
+    (tmp_path / "expert.pkl").write_bytes(b"\x80\x04.")
     with pytest.raises(ValueError, match="allow_pickle=True"):
-        Clone("MlpPolicy", demonstrations="expert.pkl", **small())
+        Clone("MlpPolicy", demonstrations=tmp_path / "expert.pkl", **small())
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         Clone("MlpPolicy", demonstrations=data, batch_size=0, **small())
     Clone("MlpPolicy", demonstrations=data, **small()).save(tmp_path / "model")

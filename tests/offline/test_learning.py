@@ -283,9 +283,10 @@ def test_a_buffer_that_cannot_be_shared_names_the_way() -> None:
             OfflineTD3("MlpPolicy", dataset=buffer, n_steps=n_steps, **small())
 
 
-def test_a_pickle_is_not_trusted_by_its_path() -> None:
+def test_a_pickle_is_not_trusted_by_its_path(tmp_path: Any) -> None:
+    (tmp_path / "buffer.pkl").write_bytes(b"\x80\x04.")
     with pytest.raises(ValueError, match="allow_pickle=True"):
-        BCQ("MlpPolicy", dataset="buffer.pkl", **small())
+        BCQ("MlpPolicy", dataset=tmp_path / "buffer.pkl", **small())
 
 
 def test_an_offline_algorithm_records_nothing() -> None:
