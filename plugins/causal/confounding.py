@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.preprocessing import is_image_space
 
 from sb3_ext.offline import OfflineDataset
+from sb3_ext.offline.arrays import map_observations
 from sb3_ext.plugins.causal.digits import DIGIT_SHAPE, draw_number
 
 Mode = Literal["confounded", "original"]
@@ -111,7 +112,8 @@ class Slot:
             return actions.reshape(len(actions), -1)
         if self.one_hot:
             rows: NDArray[Any] = np.eye(int(space.n), dtype=np.float32)
-            return rows[actions.reshape(-1) - int(space.start)]
+            encoded: NDArray[Any] = rows[actions.reshape(-1) - int(space.start)]
+            return encoded
         return actions.reshape(-1, 1).astype(np.float32)
 
     def show(self, observations: Any, actions: NDArray[Any]) -> Any:
@@ -201,16 +203,26 @@ class RichStart(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def with_previous_action(
-    dataset: OfflineDataset, mode: Mode = "confounded", *, one_hot: bool = False, seed: int = 0
+    dataset: OfflineDataset,
+    mode: Mode = "confounded",
+    *,
+    one_hot: bool = False,
+    first_step: Literal["drop", "random"] = "drop",
+    seed: int = 0,
 ) -> OfflineDataset:
     """A dataset of an environment as one of the same environment in :class:`PreviousAction`.
 
     :param dataset: without the previous action
     :param mode: as there
     :param one_hot: as there
-    :param seed: of the noise, and of the first step of each episode
+    :param first_step: the first step of an episode has no previous action. It is left out, as by
+        the authors, or gets a random one, as in the environment
+    :param seed: of the noise, and of first steps
+    :raises ValueError: for another mode, and where no episode has a second step to keep
     """
     require_mode(mode)
+    if first_step not in ("drop", "random"):
+        raise ValueError(f"first_step must be 'drop' or 'random', got {first_step!r}")
     slot = Slot(dataset.observation_space, dataset.action_space, one_hot)
     if slot.is_image:
         require_room(dataset.observation_space)
@@ -227,12 +239,37 @@ def with_previous_action(
     source: dict[str, Any] = {**dataset.source, "previous_action": mode, "one_hot": one_hot}
     if slot.factors is not None:
         source["factors"] = slot.factors
-    return replace(
+    shown = replace(
         dataset,
         observations=slot.show(dataset.observations, np.concatenate(before)),
         next_observations=slot.show(dataset.next_observations, np.concatenate(after)),
         observation_space=slot.space,
         source=source,
+    )
+    return shown if first_step == "random" else _without_first_steps(shown)
+
+
+def _without_first_steps(dataset: OfflineDataset) -> OfflineDataset:
+    kept = np.ones(len(dataset), bool)
+    kept[dataset.episode_starts] = False
+    if not kept.any():
+        raise ValueError(
+            "no episode has a second step, and a first one has no previous action: pass "
+            'first_step="random"'
+        )
+    columns = ("observations", "next_observations", "actions", "rewards", "terminated", "truncated")
+    cut: dict[str, Any] = {
+        name: map_observations(lambda values: values[kept], getattr(dataset, name))
+        for name in columns
+    }
+    lengths = dataset.lengths() - 1
+    lengths = lengths[lengths > 0]
+    log_prob = dataset.behavior_log_prob
+    return replace(
+        dataset,
+        **cut,
+        episode_starts=np.cumsum(lengths) - lengths,
+        behavior_log_prob=None if log_prob is None else log_prob[kept],
     )
 
 

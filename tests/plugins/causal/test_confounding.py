@@ -185,7 +185,7 @@ def test_the_previous_action_is_drawn_before_frames_are_stacked() -> None:
 def test_a_dataset_is_that_of_the_wrapped_environment(action: str) -> None:
     """The slot holds the action before, within an episode; and the space is the wrapper's."""
     inner = kit_dataset(kit_env(action=action))
-    data = with_previous_action(inner, "confounded")
+    data = with_previous_action(inner, "confounded", first_step="random")
     slots = np.asarray(data.observations)[:, 3:]
     done = inner.actions.reshape(len(inner), -1)
     starts = np.zeros(len(inner), bool)
@@ -203,7 +203,7 @@ def test_what_an_expert_does_in_the_wrapper_is_what_the_function_makes_of_it() -
 
     inner = from_policy(rule, gym.make("MountainCar-v0"), n_episodes=2, seed=0)
     wrapped = from_policy(rule, PreviousAction(gym.make("MountainCar-v0")), n_episodes=2, seed=0)
-    data = with_previous_action(inner)
+    data = with_previous_action(inner, first_step="random")
     later = np.ones(len(data), bool)
     later[data.episode_starts] = False
     first = int(data.lengths()[0])  # a slot more is drawn in each reset: later episodes differ
@@ -231,9 +231,24 @@ def test_the_noise_of_a_dataset_is_consistent_and_independent() -> None:
     assert np.array_equal(slots, np.asarray(same.observations)[:, 3])
 
 
+def test_first_steps_are_left_out_unless_asked_for() -> None:
+    inner = kit_dataset(kit_env(action="Discrete"))
+    whole, cut = (with_previous_action(inner, first_step=how) for how in ("random", "drop"))
+    later = np.ones(len(inner), bool)
+    later[inner.episode_starts] = False
+    assert len(cut) == len(inner) - inner.n_episodes
+    for name in ("observations", "next_observations", "actions", "rewards", "terminated"):
+        assert np.array_equal(getattr(cut, name), getattr(whole, name)[later])
+    assert cut.lengths().tolist() == [one - 1 for one in inner.lengths().tolist() if one > 1]
+    with pytest.raises(ValueError, match="no episode has a second step"):
+        with_previous_action(kit_dataset(kit_env(), n=1))
+    with pytest.raises(ValueError, match="'drop' or 'random'"):
+        with_previous_action(inner, first_step="keep")  # type: ignore[arg-type]
+
+
 def test_images_of_a_dataset_show_numbers() -> None:
     inner = kit_dataset(kit_env(action="Discrete", observation="Image"), n=6)
-    data = with_previous_action(inner)
+    data = with_previous_action(inner, first_step="random")
     expected = np.array(np.asarray(inner.observations)[1])
     draw_number(expected, int(inner.actions[0]))
     assert np.array_equal(np.asarray(data.observations)[1], expected)
