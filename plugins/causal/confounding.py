@@ -91,7 +91,7 @@ class Slot:
         if isinstance(self.inner, spaces.Dict):
             return {key: [key] for key in self.space.spaces}  # type: ignore[attr-defined]
         size, total = (int(np.prod(one.shape or ())) for one in (self.inner, self.space))
-        own = {f"x[{i}]": [i] for i in range(size)}
+        own = {f"x{i}": [i] for i in range(size)}
         return {**own, PREVIOUS_ACTION: list(range(size, total))}
 
     def random(self, generator: np.random.Generator, size: int) -> NDArray[Any]:
@@ -271,6 +271,22 @@ def _without_first_steps(dataset: OfflineDataset) -> OfflineDataset:
         episode_starts=np.cumsum(lengths) - lengths,
         behavior_log_prob=None if log_prob is None else log_prob[kept],
     )
+
+
+def make_with_previous_action(
+    env_id: str, mode: Mode = "confounded", one_hot: bool = False, **options: Any
+) -> PreviousAction:
+    """A registered environment in :class:`PreviousAction`, for commands, where it is
+    ``sb3_ext.plugins.causal.confounding:PreviousAction-v0``.
+
+    :param env_id: of the environment inside
+    :param options: its own
+    """
+    return PreviousAction(gym.make(env_id, **options), mode, one_hot)
+
+
+if "PreviousAction-v0" not in gym.registry:
+    gym.register("PreviousAction-v0", f"{__name__}:make_with_previous_action")
 
 
 def require_mode(mode: str) -> None:

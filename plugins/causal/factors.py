@@ -89,7 +89,7 @@ def make_factors(space: spaces.Space[Any], layout: Layout | None) -> Factors:
         )
     size = int(np.prod(space.shape))
     if layout is None:
-        return Factors(tuple(f"x[{i}]" for i in range(size)), np.arange(size))
+        return Factors(tuple(f"x{i}" for i in range(size)), np.arange(size))
     parts = _parts(layout)
     for name, part in parts.items():
         if not all(

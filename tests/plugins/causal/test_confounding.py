@@ -101,7 +101,7 @@ def test_dtype_and_bounds_are_extended() -> None:
 
 def test_the_layout_is_declared_and_found() -> None:
     env = made(action="Discrete", one_hot=True)
-    wanted = {"x[0]": [0], "x[1]": [1], "x[2]": [2], PREVIOUS_ACTION: [3, 4, 5]}
+    wanted = {"x0": [0], "x1": [1], "x2": [2], PREVIOUS_ACTION: [3, 4, 5]}
     assert env.factors == wanted
     model = CausalBC("MlpPolicy", DummyVecEnv([lambda: env]), seed=0, device="cpu")
     assert list(model.graph) == list(wanted)
@@ -262,6 +262,13 @@ def test_rich_starts_are_those_of_the_paper() -> None:
     assert np.allclose(env.step(1)[0][0], states[-1, 0] + env.unwrapped.state[1])  # type: ignore[attr-defined]
     with pytest.raises(TypeError, match="for MountainCar"):
         RichStart(KitEnv()).reset()
+
+
+def test_commands_name_it_with_the_environment_inside() -> None:
+    name = "sb3_ext.plugins.causal.confounding:PreviousAction-v0"
+    env = gym.make(name, env_id="MountainCar-v0", mode="original", one_hot=True)
+    assert env.observation_space.shape == (5,)
+    assert env.get_wrapper_attr("mode") == "original"
 
 
 def test_what_has_no_slot_is_refused() -> None:

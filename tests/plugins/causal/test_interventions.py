@@ -128,8 +128,8 @@ def test_more_factors_than_can_be_listed_are_drawn() -> None:
     assert len(found.scores) == 300
     assert all(list(found.graph.values())[:2])
     top = sorted(found.weights, key=lambda name: -found.weights[name])[:2]
-    assert set(top) == {"x[0]", "x[1]"}
-    assert {name for name, one in found.verdicts().items() if one == 1} == {"x[0]", "x[1]"}
+    assert set(top) == {"x0", "x1"}
+    assert {name for name, one in found.verdicts().items() if one == 1} == {"x0", "x1"}
     envs = DummyVecEnv([lambda: Noise() for _ in range(10)])
     found = model.intervene(envs, episodes=150)
     assert all(list(found.graph.values())[:2]) and found.cost == 150
@@ -430,7 +430,7 @@ def test_mountain_car_end_to_end() -> None:
     model = CausalBC("MlpPolicy", demonstrations=data, **SMALL).learn(10_000)
     chosen = [model.intervene(env, 20, seed=seed).graph for seed in range(10)]
     assert sum(not one["previous action"] for one in chosen) >= 8
-    assert sum(one["x[1]"] for one in chosen) >= 8
+    assert sum(one["x1"] for one in chosen) >= 8
     found = model.query(rule, env, 100)
-    assert found.graph["x[1]"] and not found.graph["previous action"]
+    assert found.graph["x1"] and not found.graph["previous action"]
     assert evaluate_policy(model, env, 10)[0] >= -160
