@@ -233,9 +233,9 @@ def with_previous_action(
         length = len(actions)
         first = slot.random(generator, 1).astype(actions.dtype)
         noise = slot.random(generator, length).astype(actions.dtype)
-        shown = np.concatenate([first, actions if mode == "confounded" else noise])
-        before.append(shown[:-1])
-        after.append(shown[1:])
+        slots = np.concatenate([first, actions if mode == "confounded" else noise])
+        before.append(slots[:-1])
+        after.append(slots[1:])
     source: dict[str, Any] = {**dataset.source, "previous_action": mode, "one_hot": one_hot}
     if slot.factors is not None:
         source["factors"] = slot.factors

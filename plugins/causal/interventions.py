@@ -22,7 +22,6 @@ from sb3_ext.errors import CheckpointError
 from sb3_ext.plugins.causal.equations import (
     Floats,
     Graphs,
-    best_graph,
     default_temperature,
     draw_graphs,
     edge_probabilities,
@@ -148,7 +147,7 @@ def empty_posterior(
 
 def adopt(model: CausalBC, posterior: Posterior) -> Posterior:
     """Let the model act under the best graph, and remember why."""
-    model.fix(best_graph(posterior.fit.mean).astype(int).tolist())
+    model.fix(posterior.graph)
     model.intervention = posterior.to_dict()
     return posterior
 

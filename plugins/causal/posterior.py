@@ -86,10 +86,15 @@ class Posterior:
         return dict(zip(self.factors, values.tolist(), strict=True))
 
     @property
+    def is_exact(self) -> bool:
+        """Whether all graphs were scored, without the noise of episodes."""
+        return self.kind == "expert query" and len(self.scores) == 2 ** len(self.factors)
+
+    @property
     def graph(self) -> dict[str, bool]:
-        """``arg max_G p(G)``: the factors with a positive weight."""
-        chosen = best_graph(self.fit.mean).tolist()
-        return dict(zip(self.factors, chosen, strict=True))
+        """The best, where all were scored; else ``arg max_G p(G)``: the weights above 0."""
+        found = self.graphs[self.scores.argmax()] if self.is_exact else best_graph(self.fit.mean)
+        return dict(zip(self.factors, found.tolist(), strict=True))
 
     def intervals(self, level: float = 0.95) -> NDArray[np.float64]:
         """Of each weight, ``[n, 2]``: they hold it with probability ``level``.

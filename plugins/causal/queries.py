@@ -64,8 +64,9 @@ def query_expert(
     States are collected by the mixture of all graphs, ranked by
     ``D(X) = E_G KL(pi_G(X) || pi_mix(X))``, and the first ``queries`` of them shown to the expert.
     Each graph scores minus its mean loss there; no further episode is played. With up to 10 factors
-    all graphs are scored, otherwise ``n_graphs`` that are drawn as in policy execution. At the end
-    the model acts under the best graph.
+    all graphs are scored, and the best of them is the answer: no sum of weights stands between.
+    Otherwise ``n_graphs`` are, drawn as in policy execution. At the end the model acts under the
+    best graph.
 
     (The paper's Algorithm 1 regresses on the loss and takes the maximum, which would choose the
     worst graph; scores are log-likelihoods here.)

@@ -300,6 +300,16 @@ def test_the_posterior_is_saved_with_the_model(tmp_path: Any) -> None:
     loaded.intervene(env, episodes=2)  # needs neither demonstrations nor learn
 
 
+def test_where_all_graphs_were_scored_the_best_of_them_is_the_answer() -> None:
+    """The second factor is right alone and ruinous together: its weight in a sum is negative."""
+    graphs = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], bool)
+    scores = np.array([-1.0, 0.0, -30.0, -40.0])
+    exact = Posterior("expert query", ("a", "b"), graphs, scores, 20)
+    assert exact.weights["b"] < 0 and exact.graph == {"a": False, "b": True}
+    drawn = Posterior("policy execution", ("a", "b"), graphs, scores, 4)
+    assert drawn.graph == {"a": False, "b": False}
+
+
 # -- what is told ----------------------------------------------------------------------------------
 
 
