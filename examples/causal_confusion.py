@@ -161,18 +161,22 @@ def one_seed(task: Task, seed: int) -> Path:
         if name not in done:
             model = other(task, name, data["confounded"], expert, seed)
             keep(name, evaluated(task, model, "confounded", seed))
-    if not {"dropout", *CURVES} <= set(done):
-        model = clone(task, data["confounded"], seed, plain=False)
-        keep("dropout", evaluated(task, model, "confounded", seed))
-        returns_of: dict[str, float] = {}
+    if {"dropout", *CURVES} <= set(done):
+        return path
+    model = clone(task, data["confounded"], seed, plain=False)
 
-        def worth(graph: dict[str, bool]) -> float:
-            key = json.dumps(graph)
-            if key not in returns_of:
-                model.fix(graph)
-                returns_of[key] = evaluated(task, model, "confounded", seed)
-            return returns_of[key]
+    def worth(graph: dict[str, bool]) -> float:
+        """The return under a graph, which many budgets find alike."""
+        known = done.setdefault("graphs", {})
+        key = "".join(str(int(one)) for one in graph.values())
+        if key not in known:
+            model.fix(graph)
+            known[key] = evaluated(task, model, "confounded", seed)
+        return float(known[key])
 
+    if "dropout" not in done:
+        keep("dropout", worth(dict.fromkeys(model.graph, True)))
+    if "policy execution" not in done:
         found, log = [], str(task.out / f"intervention_{seed}.json")
         for budget in sorted({min(one, task.episodes) for one in EPISODES}):
             posterior = model.intervene(
@@ -182,6 +186,7 @@ def one_seed(task: Task, seed: int) -> Path:
         print(posterior.table(), flush=True)
         posterior.plot(task.out / f"weights_{seed}.png")
         keep("policy execution", found)
+    if "expert queries" not in done:
         env = imitators_env(task, "confounded", 5, seed)
         states, found = collect_states(model, env, 10 * task.queries, seed), []
         for budget in sorted({min(one, task.queries) for one in QUERIES}):
