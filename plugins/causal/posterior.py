@@ -96,6 +96,20 @@ class Posterior:
         found = self.graphs[self.scores.argmax()] if self.is_exact else best_graph(self.fit.mean)
         return dict(zip(self.factors, found.tolist(), strict=True))
 
+    @property
+    def effects(self) -> dict[str, float]:
+        """The best score of a graph with a factor minus the best of one without it, by factor.
+
+        Where all graphs were scored, that is what the factor is worth: near 0 for a harmless one.
+        NaN where only one of the two was tried.
+        """
+        found = {}
+        for name, present in zip(self.factors, self.graphs.T, strict=True):
+            parts = self.scores[present], self.scores[~present]
+            best = [part.max() if len(part) else np.nan for part in parts]
+            found[name] = float(best[0] - best[1])
+        return found
+
     def intervals(self, level: float = 0.95) -> NDArray[np.float64]:
         """Of each weight, ``[n, 2]``: they hold it with probability ``level``.
 
@@ -119,13 +133,15 @@ class Posterior:
         """A row a factor: weight, interval, whether the policy looks at it, and what it is."""
         unit, score = _UNITS[self.kind]
         verdicts, graph = self.verdicts(level), self.graph
-        rows = [("factor", "weight", f"{level:.0%} interval", "in graph", "verdict")]
+        worth = ("best with - without",) if self.is_exact else ()
+        rows = [("factor", "weight", f"{level:.0%} interval", *worth, "in graph", "verdict")]
         for name, weight, (low, high) in zip(
             self.factors, self.fit.mean, self.intervals(level), strict=True
         ):
             kept = "yes" if graph[name] else "no"
             span = f"[{low:.3g}, {high:.3g}]"
-            rows.append((name, f"{weight:.3g}", span, kept, VERDICTS[verdicts[name]]))
+            gained = (f"{self.effects[name]:.3g}",) if worth else ()
+            rows.append((name, f"{weight:.3g}", span, *gained, kept, VERDICTS[verdicts[name]]))
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

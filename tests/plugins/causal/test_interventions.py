@@ -307,7 +307,12 @@ def test_where_all_graphs_were_scored_the_best_of_them_is_the_answer() -> None:
     scores = np.array([-1.0, 0.0, -30.0, -40.0])
     exact = Posterior("expert query", ("a", "b"), graphs, scores, 20)
     assert exact.weights["b"] < 0 and exact.graph == {"a": False, "b": True}
+    assert exact.effects == {"a": -30.0, "b": 1.0}  # -30 - 0, and 0 - -1
+    assert "best with - without" in exact.table()
     drawn = Posterior("policy execution", ("a", "b"), graphs, scores, 4)
+    assert "best with" not in drawn.table() and np.isnan(
+        Posterior("policy execution", ("a", "b"), graphs[:1], scores[:1], 1).effects["a"]
+    )
     assert drawn.graph == {"a": False, "b": False}
 
 
