@@ -10,8 +10,8 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy, MultiInputActorCriticPolicy
 from torch import nn
 
-from sb3_ext import CausalBC
-from sb3_ext.offline import OfflineDataset
+from sb3_ext import CausalBC, cli
+from sb3_ext.offline import OfflineDataset, from_policy
 from sb3_ext.plugins.causal.equations import all_graphs
 from sb3_ext.plugins.causal.networks import GraphExtractor
 from sb3_ext.plugins.causal.outputs import disagreement, imitation_loss
@@ -330,6 +330,25 @@ def test_so_it_does_for_dicts(tmp_path: Any) -> None:
     stock = MultiInputActorCriticPolicy.load(tmp_path / "policy.pth", device="cpu")
     one, other = (p.predict(data.observations, deterministic=True)[0] for p in (model, stock))
     assert np.array_equal(one, other)
+
+
+def test_the_command_line_asks_for_demonstrations_and_names_a_graph(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "CausalBC", "--env", "Pendulum-v1", "--run-dir", "run", "--eval-every", "0"]
+    assert cli.main([*words, "--steps", "4"]) == 2
+    assert "--set demonstrations=FILE" in capsys.readouterr().err
+    act = lambda seen: np.zeros((len(seen), 1), np.float32)  # noqa: E731
+    from_policy(act, gym.make("Pendulum-v1"), n_steps=50, seed=0).save("expert.npz")
+    more = ["--set", "demonstrations=expert.npz", "--set", "graph=[speed]"]
+    more += ["--set", "factors.angle=[0,1]", "--set", "factors.speed=[2]"]
+    assert cli.main([*words, *more, "--steps", "4", "--checkpoint-every", "2"]) == 0
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
+    assert cli.main(["train", "--resume", "../run", "--steps", "6"]) == 0
+    loaded = CausalBC.load("../run/model", device="cpu")
+    assert loaded.num_timesteps == 6 and loaded.graph == {"angle": False, "speed": True}
 
 
 # -- latents as factors ----------------------------------------------------------------------------
