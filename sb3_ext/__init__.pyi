@@ -17,6 +17,10 @@ from sb3_ext.offline.baselines import OfflineSAC as OfflineSAC
 from sb3_ext.offline.baselines import OfflineTD3 as OfflineTD3
 from sb3_ext.plugins.bcq.algorithm import BCQ as BCQ
 from sb3_ext.plugins.bcq.discrete import DiscreteBCQ as DiscreteBCQ
+from sb3_ext.plugins.causal.algorithm import CausalBC as CausalBC
+from sb3_ext.plugins.causal.confounding import PreviousAction as PreviousAction
+from sb3_ext.plugins.causal.confounding import RichStart as RichStart
+from sb3_ext.plugins.causal.confounding import with_previous_action as with_previous_action
 from sb3_ext.plugins.ere.buffer import EREReplayBuffer as EREReplayBuffer
 from sb3_ext.plugins.ere.config import EmphasizeRecent as EmphasizeRecent
 from sb3_ext.plugins.lfiw.algorithms import LFIWDQN as LFIWDQN

@@ -39,6 +39,11 @@ TINY = {
         "--out {out}/off",
         ("off/truly_off_policy.png", "off/concurrent_0.json", "off/imitation_0.json"),
     ),
+    "causal_confusion.py": Tiny(
+        "--samples 40 --steps 30 --seeds 1 --evaluations 1 --episodes 2 --queries 5 --jobs 1 "
+        "--out {out}/causal",
+        ("causal/causal_confusion.png", "causal/seed_0.json", "causal/weights_0.png"),
+    ),
     "policy_dependent_norm.py": Tiny("--out {out}/norm.png", ("norm.png",)),
     "demo.py": Tiny(
         "--env Pendulum-v1 --steps 600 --seed 3 --run-dir {out}/run",

@@ -27,6 +27,7 @@ from sb3_ext.offline.spaces import FLAT
 from sb3_ext.offline.spaces_only import spaces_only_env
 from sb3_ext.offline.stepping import GradientSteps
 from sb3_ext.signatures import require_known
+from sb3_ext.updates import step_all_tensors_at_once
 
 
 class FromDemonstrations(GradientSteps, BaseAlgorithm):
@@ -229,8 +230,11 @@ class FromDemonstrations(GradientSteps, BaseAlgorithm):
     def one_gradient_step(self) -> None:
         """The next minibatch, and :meth:`update` on it."""
         assert self.minibatches is not None and self.stream_seed is not None
-        self.policy.set_training_mode(True)
-        self._update_learning_rate(self.optimizers())
+        if not self.policy.training:  # predict has switched it off
+            self.policy.set_training_mode(True)
+        optimizers = self.optimizers()
+        step_all_tensors_at_once(optimizers)
+        self._update_learning_rate(optimizers)
         rows = self.minibatches.rows(self.stream_seed, self.samples_drawn, self.batch_size)
         metrics = self.update(*self.minibatches.batch(rows, self._vec_normalize_env))
         self.samples_drawn += self.batch_size

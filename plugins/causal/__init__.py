@@ -1,0 +1,1 @@
+"""Causal confusion in imitation (de Haan, Jayaraman, Levine 2019): diagnosis and cure."""

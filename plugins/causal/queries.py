@@ -1,0 +1,246 @@
+"""Intervention by expert queries: ask where graphs disagree, and regress likelihoods on graphs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from numpy.typing import NDArray
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_ext.offline import OfflineDataset
+from sb3_ext.offline.arrays import map_observations
+from sb3_ext.plugins.causal.equations import (
+    MOST_LISTED,
+    Floats,
+    Graphs,
+    all_graphs,
+    draw_graphs,
+)
+from sb3_ext.plugins.causal.experts import Expert, resolve_expert
+from sb3_ext.plugins.causal.interventions import (
+    Store,
+    Watched,
+    adopt,
+    empty_posterior,
+    next_graphs,
+    require_budget,
+    require_temperature,
+    vec_env_for,
+)
+from sb3_ext.plugins.causal.outputs import disagreement, imitation_loss
+from sb3_ext.plugins.causal.posterior import Posterior
+
+if TYPE_CHECKING:
+    from sb3_ext.plugins.causal.algorithm import CausalBC
+
+#: Graphs that a disagreement is the mean over, where there are too many to list.
+_MIXTURE = 128
+
+
+def query_expert(
+    model: CausalBC,
+    expert: Any,
+    states: GymEnv | str | OfflineDataset | Any,
+    queries: int = 100,
+    *,
+    n_states: int | None = None,
+    n_graphs: int = 300,
+    temperature: float | None = None,
+    ridge: float = 1.0,
+    seed: int | None = None,
+    callback: MaybeCallback = None,
+    progress_bar: bool = False,
+    path: str | os.PathLike[str] | None = None,
+) -> Posterior:
+    """Algorithm 1: ask the expert where graphs disagree, and take the graph that does as it does.
+
+    States are collected by the mixture of all graphs, ranked by
+    ``D(X) = E_G KL(pi_G(X) || pi_mix(X))``, and the first ``queries`` of them shown to the expert.
+    Each graph scores minus its mean loss there; no further episode is played. With up to 10 factors
+    all graphs are scored, and the best of them is the answer: no sum of weights stands between.
+    Otherwise ``n_graphs`` are, drawn as in policy execution. At the end the model acts under the
+    best graph.
+
+    (The paper's Algorithm 1 regresses on the loss and takes the maximum, which would choose the
+    worst graph; scores are log-likelihoods here.)
+
+    :param model: trained
+    :param expert: an SB3 model, a function of observations ``[B, ...]`` that returns actions
+        ``[B, ...]``, or ``"human"``, who is asked on the terminal
+    :param states: an environment (or its id) to collect states in; a dataset; or observations
+    :param queries: the budget
+    :param n_states: to collect and choose from; None is 10 a query, and at least 1,000
+    :param n_graphs: to score, where there are more than 10 factors
+    :param temperature: tau; None is a tenth of the range of the scores so far
+    :param ridge: of the regression
+    :param seed: of graphs and environments; None is the model's
+    :param callback: as in SB3's ``learn``; a step is an answer of a human, or all of a model's
+    :param path: a JSON file that answers are written to as they come. If it is there, the expert is
+        not asked for them again
+    :return: what was found; also :attr:`CausalBC.posterior`
+    :raises ValueError: for states of other spaces, fewer states than queries, or an expert's
+        actions that the space does not have
+    :raises CheckpointError: if ``path`` is of another model, or of other states
+    """
+    require_budget("queries", queries)
+    require_budget("n_graphs", n_graphs)
+    require_temperature(temperature)
+    seed = int(model.stream_seed or 0) if seed is None else seed
+    asked = resolve_expert(expert, model)
+    wanted = max(10 * queries, 1_000) if n_states is None else n_states
+    seen = _states(model, states, wanted, seed)
+    if _count(seen) < queries:
+        raise ValueError(f"{queries} queries need at least as many states, got {_count(seen)}")
+    chosen = most_disputed(model, seen, queries, seed)
+    shown = map_observations(lambda values: values[chosen], seen)
+    store = Store(model, path, {"seed": seed, "states": _digest(shown)})
+    posterior = empty_posterior(model, "expert query", temperature, ridge)
+    with Watched(model, callback, posterior, queries, progress_bar) as watched:
+        answers = _answers(model, asked, shown, queries, store, watched, posterior)
+        if len(answers) < queries:  # a callback said that it is enough
+            shown = map_observations(lambda values: values[: len(answers)], shown)
+        posterior = _score(model, shown, answers, n_graphs, posterior, seed)
+        store.write(posterior, answers=answers.tolist())
+        watched.tell(posterior, best_score=float(posterior.scores.max()))
+    return adopt(model, posterior)
+
+
+def collect_states(model: CausalBC, env: GymEnv | str, n_states: int, seed: int) -> Any:
+    """What the mixture of all graphs sees: at each step, each environment draws a graph.
+
+    :return: ``[n_states, ...]``, or a dict of such, as the policy sees them
+    """
+    venv = vec_env_for(model, env)
+    generator = np.random.default_rng([seed, 0, 1])
+    venv.seed(int(generator.integers(2**31 - venv.num_envs)))
+    observations: Any = venv.reset()
+    rows: list[Any] = []
+    for _ in range(-(-n_states // venv.num_envs)):
+        rows.append(map_observations(np.copy, observations))
+        graphs = draw_graphs(venv.num_envs, 0.5, len(model.layout), generator)
+        with model.extractor.under(th.as_tensor(graphs, device=model.device)):
+            actions, _ = model.predict(observations, deterministic=True)
+        observations, _, _, _ = venv.step(actions)
+    if isinstance(env, str):
+        venv.close()
+    return map_observations(lambda *parts: np.concatenate(parts)[:n_states], *rows)
+
+
+def most_disputed(
+    model: CausalBC, observations: Any, size: int, seed: int = 0
+) -> NDArray[np.int64]:
+    """The rows of the states with the largest ``D(X)``, the most disputed first, ``[size]``."""
+    n = len(model.layout)
+    graphs = all_graphs(n) if n <= MOST_LISTED else None
+    if graphs is None or len(graphs) > _MIXTURE:
+        graphs = draw_graphs(_MIXTURE, 0.5, n, np.random.default_rng([seed, 1, 1]))
+    found = []
+    for start in range(0, _count(observations), 1_000):
+        part = map_observations(
+            lambda values, start=start: values[start : start + 1_000],
+            observations,
+        )
+        outputs = th.cat(list(model.outputs(part, graphs)))
+        found.append(disagreement(outputs, model.action_space).cpu().numpy())
+    order: NDArray[np.int64] = np.argsort(-np.concatenate(found), kind="stable")[:size]
+    return order
+
+
+def score_graphs(model: CausalBC, observations: Any, actions: Any, graphs: Graphs) -> Floats:
+    """Minus the mean loss of the policy under each graph against the expert's actions, ``[N]``."""
+    taken = th.as_tensor(np.asarray(actions), device=model.device)
+    taken = taken if model.action_space.shape == () else taken.float()
+    scores = [
+        -imitation_loss(outputs, taken, model.action_space).mean().item()
+        for part in model.outputs(observations, graphs)
+        for outputs in part
+    ]
+    return np.array(scores)
+
+
+def _score(
+    model: CausalBC, shown: Any, answers: Any, n_graphs: int, posterior: Posterior, seed: int
+) -> Posterior:
+    n, cost = len(model.layout), len(answers)
+    if n <= MOST_LISTED:
+        graphs = all_graphs(n)
+        return posterior.with_scores(graphs, score_graphs(model, shown, answers, graphs), cost)
+    generator = np.random.default_rng([seed, 2, 1])
+    for _ in range(n_graphs):
+        graphs = next_graphs(posterior, 1, generator)
+        posterior = posterior.with_scores(graphs, score_graphs(model, shown, answers, graphs), cost)
+    return posterior
+
+
+def _answers(
+    model: CausalBC,
+    expert: Expert,
+    shown: Any,
+    queries: int,
+    store: Store,
+    watched: Watched,
+    posterior: Posterior,
+) -> NDArray[Any]:
+    """What the expert does, asked for as much at a time as it likes."""
+    known: list[Any] = []
+    if store.read() is not None and store.path is not None:
+        known = json.loads(store.path.read_text(encoding="utf-8")).get("answers", [])
+    while len(known) < queries and watched.goes_on:
+        start = len(known)
+        stop = min(queries, start + (expert.at_once or queries))
+        part = map_observations(lambda values, a=start, b=stop: values[a:b], shown)
+        known += expert(part, start).tolist()
+        if stop < queries:  # what cost a human's time is kept at once
+            store.write(posterior.with_scores(*_none(model), cost=stop), answers=known)
+            watched.tell(posterior.with_scores(*_none(model), cost=stop))
+    return np.array(known[:queries], dtype=model.action_space.dtype)
+
+
+def _none(model: CausalBC) -> tuple[Graphs, Floats]:
+    return np.zeros((0, len(model.layout)), bool), np.zeros(0)
+
+
+def _states(model: CausalBC, states: Any, wanted: int, seed: int) -> Any:
+    if isinstance(states, (str, gym.Env, VecEnv)):
+        return collect_states(model, states, wanted, seed)
+    if isinstance(states, OfflineDataset):
+        model.require_fitting(states.observation_space, states.action_space)
+        from sb3_ext.offline.buffer import rows_for
+
+        seen: Any = rows_for(states.observations, model.observation_space)
+        normalizer = model.get_vec_normalize_env()
+        return seen if normalizer is None else normalizer.normalize_obs(seen)
+    space: Any = model.observation_space
+    given = {"": states} if not isinstance(states, dict) else states
+    wanted_shapes = (
+        {"": space.shape}
+        if not isinstance(states, dict)
+        else {key: part.shape for key, part in getattr(space, "spaces", {}).items()}
+    )
+    shapes = {key: np.asarray(part).shape[1:] for key, part in given.items()}
+    if shapes != wanted_shapes:
+        raise ValueError(
+            f"states must be observations of {space}, one a row; got shapes {shapes}. An "
+            "environment, its id or a dataset will do, too"
+        )
+    return map_observations(np.asarray, states)
+
+
+def _count(observations: Any) -> int:
+    first = next(iter(observations.values())) if isinstance(observations, dict) else observations
+    return len(first)
+
+
+def _digest(observations: Any) -> str:
+    digest = hashlib.sha256()
+    parts = sorted(observations.items()) if isinstance(observations, dict) else [("", observations)]
+    for _, part in parts:
+        digest.update(np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()[:16]
