@@ -133,7 +133,7 @@ class PluginSpec:
     action_spaces: tuple[str, ...] = ()
     observation_spaces: tuple[str, ...] = ()
     offline: bool = False
-    """Of an algorithm: it learns from ``dataset=`` alone, and acts in no environment."""
+    """Of an algorithm: it learns from recorded data alone, and acts in no environment."""
     needs: tuple[str, ...] = ()
     """Importable names of optional dependencies; absent ones are a status, not a failure."""
     also: tuple[str, ...] = ()

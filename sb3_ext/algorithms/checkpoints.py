@@ -112,12 +112,13 @@ def _family(data: Mapping[str, Any]) -> str | None:
     return family
 
 
-def require_compatible(cls: type[Saving], summary: Summary, path: str) -> None:
+def require_compatible(cls: Any, summary: Summary, path: str) -> None:
     """Refuse a zip that another class saved.
 
     Accepted are the class's own zips, those of its bases, and stock SB3's of the same family: the
     last two warm-start it.
 
+    :param cls: a class that says its ``family``
     :raises CheckpointError: otherwise, naming the class that would load it
     """
     if summary.saved_by is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sb3_ext.offline.dataset import OfflineDataset, episode_starts_after
+    from sb3_ext.offline.demonstrated import FromDemonstrations
     from sb3_ext.offline.diagnostics import ValueDiagnostic
     from sb3_ext.offline.fitted_q import fit_q
     from sb3_ext.offline.learning import Offline
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 # On first use: what a plugin says about itself is read without torch.
 _HOMES = {
     "dataset": ("OfflineDataset", "episode_starts_after"),
+    "demonstrated": ("FromDemonstrations",),
     "diagnostics": ("ValueDiagnostic",),
     "fitted_q": ("fit_q",),
     "learning": ("Offline",),
@@ -57,6 +59,7 @@ _WHERE = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "ConcurrentLearner",
     "DatasetReport",
+    "FromDemonstrations",
     "Offline",
     "OfflineDataset",
     "ValueDiagnostic",

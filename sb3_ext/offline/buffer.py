@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -66,15 +67,7 @@ class DatasetBuffer(ReplayBuffer):
 
     def fingerprint(self) -> str:
         """What tells this data from other data: a checkpoint names it instead of holding it."""
-        digest = hashlib.sha256()
-        for name in _COLUMNS:
-            held: Any = getattr(self, name)
-            for key, array in sorted(held.items()) if isinstance(held, dict) else [("", held)]:
-                digest.update(f"{name}.{key} {array.dtype} {array.shape}".encode())
-                # All of a short one, a sample of a long one: hashing gigabytes would take minutes.
-                step = max(len(array) // 4096, 1)
-                digest.update(np.ascontiguousarray(array[::step]).tobytes())
-        return digest.hexdigest()
+        return fingerprint({name: getattr(self, name) for name in _COLUMNS})
 
     def _get_samples(self, batch_inds: Array, env: VecNormalize | None = None) -> Any:
         tensors = self._on_device() if env is None else None
@@ -188,14 +181,39 @@ def require_learnable(space: Space) -> None:
         )
 
 
-def _laid_out(observations: Observations, space: Space) -> Any:
-    """Views ``[N, 1, *shape]``, of images in the layout of the model's space."""
+def fingerprint(columns: Mapping[str, Any]) -> str:
+    """What tells arrays from other arrays.
+
+    :param columns: arrays, or dicts of arrays, by name
+    """
+    digest = hashlib.sha256()
+    for name, held in columns.items():
+        for key, array in sorted(held.items()) if isinstance(held, dict) else [("", held)]:
+            digest.update(f"{name}.{key} {array.dtype} {array.shape}".encode())
+            # All of a short one, a sample of a long one: hashing gigabytes would take minutes.
+            step = max(len(array) // 4096, 1)
+            digest.update(np.ascontiguousarray(array[::step]).tobytes())
+    return digest.hexdigest()
+
+
+def rows_for(observations: Observations, space: Space) -> Any:
+    """Views ``[N, *shape]``, of images in the layout of a model's space."""
     if isinstance(observations, dict):
         assert isinstance(space, spaces.Dict)
-        return {key: _laid_out(observations[key], part) for key, part in space.spaces.items()}
-    rows = observations
-    if isinstance(space, spaces.Box) and rows.shape[1:] != space.shape and is_image_space(space):
-        rows = np.moveaxis(rows, -1, 1)
+        return {key: rows_for(observations[key], part) for key, part in space.spaces.items()}
+    other = isinstance(space, spaces.Box) and observations.shape[1:] != space.shape
+    return np.moveaxis(observations, -1, 1) if other and is_image_space(space) else observations
+
+
+def _laid_out(observations: Observations, space: Space) -> Any:
+    """The same as views ``[N, 1, *shape]``."""
+    rows = rows_for(observations, space)
+    if isinstance(rows, dict):
+        return {key: _with_an_environment(part) for key, part in rows.items()}
+    return _with_an_environment(rows)
+
+
+def _with_an_environment(rows: Array) -> Array:
     # A Discrete observation is one number to a dataset, and a row of one number to SB3.
     return rows.reshape(-1, 1, 1) if rows.ndim == 1 else rows[:, None]
 

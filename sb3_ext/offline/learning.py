@@ -7,23 +7,19 @@ checkpoints count them, too.
 from __future__ import annotations
 
 import os
-import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
-import numpy as np
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 
 from sb3_ext.algorithms.composable import Composable
-from sb3_ext.offline.buffer import make_buffer, require_learnable, seen_by_sb3
+from sb3_ext.offline.buffer import make_buffer, require_learnable
 from sb3_ext.offline.dataset import OfflineDataset
-from sb3_ext.offline.spaces import differences
 from sb3_ext.offline.spaces_only import spaces_only_env
+from sb3_ext.offline.stepping import GradientSteps
 
 #: Arguments of SB3 that say how to collect transitions.
 COLLECTING = (
@@ -35,7 +31,7 @@ COLLECTING = (
 Data = OfflineDataset | ReplayBuffer | str | os.PathLike[str]
 
 
-class Offline(Composable):
+class Offline(GradientSteps, Composable):
     """Put in front of a base, it makes an algorithm that learns from a dataset::
 
         class OfflineTD3(Offline, TD3): ...
@@ -56,6 +52,7 @@ class Offline(Composable):
     :param kwargs: the base's arguments, but for those that say how to collect transitions
     """
 
+    data_argument = "dataset"
     refused_arguments: ClassVar[tuple[str, ...]] = COLLECTING
 
     def __init__(
@@ -88,17 +85,7 @@ class Offline(Composable):
         self.restore_sampler(None)  # it is told what there is
 
     def _buffer_of(self, data: OfflineDataset | ReplayBuffer) -> ReplayBuffer:
-        observation_space = seen_by_sb3(data.observation_space)
-        found = [
-            *differences(observation_space, self.observation_space, "observations"),
-            *differences(data.action_space, self.action_space, "actions", actions=True),
-        ]
-        if found:
-            told = "; ".join(found).replace("the environment", "the model")
-            raise ValueError(
-                f"the data and this {type(self).__name__} do not fit each other: {told}. Make the "
-                "model with this dataset, or with an environment that it is of"
-            )
+        self.require_fitting(data.observation_space, data.action_space)
         if isinstance(data, OfflineDataset):
             return make_buffer(data, self.observation_space, self.device, self.n_steps, self.gamma)
         if not (data.full or data.pos):
@@ -127,22 +114,9 @@ class Offline(Composable):
             )
         return data
 
-    def _require_settled(self) -> None:
-        """Refuse statistics that a reset would change, and that nothing here would fit."""
-        normalizer = self.get_vec_normalize_env()
-        if normalizer is not None and normalizer.training:
-            raise ValueError(
-                "VecNormalize has no episodes here to learn its statistics from: give them by "
-                "env.obs_rms.update(dataset.observations), and pass training=False (and "
-                "norm_reward=False) to it; or leave it out"
-            )
-
     def _setup_model(self) -> None:
-        self._require_settled()
-        if getattr(self, "observation_space", None) is None:
-            raise ValueError(
-                f"{type(self).__name__} needs to know the spaces: pass dataset=, or an env"
-            )
+        self.require_settled()
+        self.require_spaces()
         # SB3's loop would train after each rollout; ours is done within it, before its callbacks,
         # so that what they see after k steps has been updated k times.
         self.gradient_steps = self.learning_starts = 0
@@ -177,16 +151,10 @@ class Offline(Composable):
 
     # -- the loop ----------------------------------------------------------------------------
 
-    def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, Any]:
+    def has_data(self) -> bool:
+        """Whether the replay buffer holds anything."""
         buffer = self.replay_buffer
-        if buffer is None or not (buffer.full or buffer.pos):
-            raise ValueError(
-                f"this {type(self).__name__} has no data to learn from: pass dataset= to it or to "
-                "load, or call set_dataset first"
-            )
-        if self.env is None:
-            self.set_env(spaces_only_env(self.observation_space, self.action_space))
-        return super()._setup_learn(total_timesteps, *args, **kwargs)
+        return buffer is not None and bool(buffer.full or buffer.pos)
 
     def learn(
         self,
@@ -211,34 +179,12 @@ class Offline(Composable):
             progress_bar=progress_bar,
         )
 
-    def collect_rollouts(
-        self,
-        env: Any,
-        callback: BaseCallback,
-        *args: Any,
-        log_interval: int | None = None,
-        **_: Any,
-    ) -> RolloutReturn:
-        """One gradient step, in the place of a rollout."""
-        callback.on_rollout_start()
-        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+    def one_gradient_step(self) -> None:
+        """One update of the base."""
         self.train(1, self.batch_size)
-        self.num_timesteps += 1
-        self._on_step()
-        callback.update_locals({"self": self, "env": env, "infos": [], "dones": np.zeros(0)})
-        goes_on = callback.on_step()
-        if log_interval and self.num_timesteps % log_interval == 0:
-            self._log_progress()
-        callback.on_rollout_end()
-        return RolloutReturn(1, 0, goes_on)
 
-    def _log_progress(self) -> None:
-        elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
-        done = self.num_timesteps - self._num_timesteps_at_start
-        self.logger.record("time/fps", int(done / elapsed))
-        self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
-        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
-        self.logger.dump(step=self.num_timesteps)
+    def _after_gradient_step(self) -> None:
+        self._on_step()
 
     @classmethod
     def check_arguments(cls, given: Mapping[str, Any], where: str, saved: Iterable[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
@@ -11,6 +13,12 @@ from sb3_ext.replay.sampler import Sampler
 from sb3_ext.resume.decoder import Decoder
 from sb3_ext.resume.encoder import Encoder
 from sb3_ext.resume.tree import MISSING, Node, class_name, instance_attributes
+
+
+def data_of(model: Any) -> Any:
+    """What a model learns from: its replay buffer, or minibatches of demonstrations; or None."""
+    buffer = getattr(model, "replay_buffer", None)
+    return getattr(model, "minibatches", None) if buffer is None else buffer
 
 
 def rows_in_use(buffer: ReplayBuffer) -> int:

@@ -24,7 +24,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from sb3_ext.algorithms.composable import Composable
 from sb3_ext.errors import CheckpointError
 from sb3_ext.parameters import load_parameters
-from sb3_ext.resume.buffers import capture_buffer, cut_off_episodes, restore_buffer
+from sb3_ext.resume.buffers import capture_buffer, cut_off_episodes, data_of, restore_buffer
 from sb3_ext.resume.decoder import Decoder
 from sb3_ext.resume.encoder import Encoder
 from sb3_ext.resume.environments import (
@@ -125,7 +125,7 @@ def capture(model: BaseAlgorithm, root: BaseCallback, start: Start, folder: Path
         "num_timesteps": model.num_timesteps,
         "random": capture_random(encoder),
     }
-    buffer = getattr(model, "replay_buffer", None)
+    buffer = data_of(model)
     tree["buffer"] = None if buffer is None else capture_buffer(encoder, buffer)
     if isinstance(model, Composable):
         tree["sampler"] = encoder.encode(model.sampler_state(), "sampler")
@@ -158,7 +158,7 @@ def restore(model: BaseAlgorithm, root: BaseCallback, start: Start, folder: Path
     decoder = Decoder(arrays, decode_special)
     _check_identity(start.identity, tree["config"], folder)
     load_parameters(model, folder / MODEL)
-    buffer = getattr(model, "replay_buffer", None)
+    buffer = data_of(model)
     if buffer is not None:
         restore_buffer(decoder, tree["buffer"], buffer)
     if isinstance(model, Composable):

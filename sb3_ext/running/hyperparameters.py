@@ -166,11 +166,13 @@ def require_arguments(cls: type, given: Mapping[str, Any]) -> None:
 
 
 def with_data_at_home(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with the absolute path of a dataset, so that the run goes on from any folder."""
-    data = values.get("dataset")
-    if isinstance(data, str) and Path(data).exists():
-        return {**values, "dataset": str(Path(data).absolute())}
-    return dict(values)
+    """The same with the absolute paths of data, so that the run goes on from any folder."""
+    paths = {
+        name: str(Path(values[name]).absolute())
+        for name in ("dataset", "demonstrations")
+        if isinstance(values.get(name), str) and Path(values[name]).exists()
+    }
+    return {**values, **paths}
 
 
 def _schedule(name: str, text: str) -> LinearSchedule:

@@ -127,8 +127,9 @@ def make_model(cls: Any, options: TrainOptions, env: VecEnv) -> BaseAlgorithm:
         hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(cls.policy_aliases)}"
         raise UsageError(f"{options.algorithm} has no policy {policy!r}; {hint}")
     values = constructor_values(cls, options.hyperparameters, env)
-    if hasattr(cls, "set_dataset") and values.get("dataset") is None:
-        raise UsageError(f"{options.algorithm} learns from data alone: give --set dataset=FILE")
+    data = getattr(cls, "data_argument", None)
+    if data is not None and values.get(data) is None:
+        raise UsageError(f"{options.algorithm} learns from data: give --set {data}=FILE")
     try:
         model: BaseAlgorithm = cls(
             policy, env, seed=options.seed, device=options.device, verbose=0, **values

@@ -48,10 +48,13 @@ def _stacked(values: list[Any]) -> Any:
 
 
 class OfflineConformance(AlgorithmConformance):
-    """For a class with :class:`~sb3_ext.offline.Offline` in front: all laws of an algorithm, and
+    """For a class on :class:`~sb3_ext.offline.Offline`, or on
+    :class:`~sb3_ext.offline.FromDemonstrations`: all laws of an algorithm, and
 
     * it learns without an environment, as many gradient steps as asked for;
     * it leaves the data alone, and refuses to learn without any.
+
+    The data are given as the argument that the class names in ``data_argument``.
     """
 
     kwargs: ClassVar[dict[str, Any]] = {"batch_size": 16}
@@ -61,7 +64,7 @@ class OfflineConformance(AlgorithmConformance):
         """A new model; with data of the environment."""
         assert not isinstance(env, str)
         env = kit_env(**next(self.spaces())) if env is None else env
-        changes.setdefault("dataset", kit_dataset(env))
+        changes.setdefault(self.algorithm.data_argument, kit_dataset(env))
         return super().make(env, **changes)
 
     def test_learns_without_an_environment(self) -> None:
@@ -69,7 +72,8 @@ class OfflineConformance(AlgorithmConformance):
         small = {"policy_kwargs": {"net_arch": [16, 16]}, "seed": 1, "device": "cpu"}
         policy = "MultiInputPolicy" if isinstance(dataset.observations, dict) else "MlpPolicy"
         before = snapshot_of(dataset)
-        model = self.algorithm(policy, dataset=dataset, **small, **self.kwargs)
+        data: dict[str, Any] = {self.algorithm.data_argument: dataset}
+        model = self.algorithm(policy, **data, **small, **self.kwargs)
         parameters = snapshot(model)
         model.learn(self.steps)
         assert model.num_timesteps == model._n_updates == self.steps, (
@@ -93,7 +97,9 @@ class OfflineConformance(AlgorithmConformance):
     def test_learns_on_after_load(self, tmp_path: Any) -> None:
         model = self.learned()
         model.save(tmp_path / "model")
-        loaded = self.algorithm.load(tmp_path / "model", dataset=model.dataset, device="cpu")
+        name = self.algorithm.data_argument
+        data: dict[str, Any] = {name: getattr(model, name)}
+        loaded = self.algorithm.load(tmp_path / "model", device="cpu", **data)
         before, steps = snapshot(loaded), loaded.num_timesteps
         loaded.learn(self.steps, reset_num_timesteps=False)
         assert loaded.num_timesteps == steps + self.steps, (

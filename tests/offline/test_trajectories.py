@@ -75,7 +75,7 @@ def test_without_infos_nobody_knows():
 def test_demonstrations_without_rewards_are_refused():
     one = trajectory(EPISODES[0])
     plain = Trajectory(one.obs, one.acts, one.infos, one.terminal)
-    with pytest.raises(ValueError, match=r"Trajectory has no rewards.*behaviour cloning"):
+    with pytest.raises(ValueError, match=r"Trajectory has no rewards.*takes demonstrations="):
         from_trajectories([one, plain], SPACES)
     with pytest.raises(ValueError, match="a dict is no trajectory: it lacks obs, acts"):
         from_trajectories([{}], SPACES)

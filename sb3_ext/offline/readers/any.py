@@ -51,6 +51,19 @@ def load_dataset(text_or_path: str | os.PathLike[str], **options: Any) -> Offlin
     return dataset
 
 
+def load_demonstrations(text_or_path: str | os.PathLike[str], env: Any = None) -> OfflineDataset:
+    """The same to learn actions from: what has no rewards gets zeros.
+
+    :param env: what gives the spaces to formats that lack them
+    """
+    reader, _ = _reader(text_or_path)
+    known = inspect.signature(reader).parameters
+    options: dict[str, Any] = {"without_rewards": "zero"} if "without_rewards" in known else {}
+    if "env" in known and env is not None:
+        options["env"] = env
+    return load_dataset(text_or_path, **options)
+
+
 def _reader(text_or_path: str | os.PathLike[str]) -> tuple[Reader, Any]:
     text = os.fspath(text_or_path)
     if text.startswith(_MINARI):

@@ -9,7 +9,7 @@ import types
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from gymnasium import spaces
@@ -39,6 +39,7 @@ def from_trajectories(
     time_limit: int | None = None,
     out_of_bounds: OutOfBounds = "raise",
     non_finite: NonFinite = "raise",
+    without_rewards: Literal["raise", "zero"] = "raise",
 ) -> OfflineDataset:
     """Read imitation's ``TrajectoryWithRew``, or files that its ``serialize.save`` wrote.
 
@@ -55,6 +56,7 @@ def from_trajectories(
     :param time_limit: of trajectories without infos: steps after which episodes were cut
     :param out_of_bounds: ``"clip"`` sets actions on the bound that lie over it
     :param non_finite: ``"drop"`` leaves out episodes with NaN or infinity
+    :param without_rewards: ``"zero"`` takes demonstrations that have none, to learn actions from
     :raises ValueError: for trajectories without rewards, and for pickles without permission
     """
     source: dict[str, Any] = {"format": "trajectories"}
@@ -67,7 +69,8 @@ def from_trajectories(
             f"{type(trajectories).__name__}"
         )
     first = trajectories[0]
-    _require_rewards(first)
+    blank = without_rewards == "zero"
+    _require_columns(first, blank)
     observation_space, action_space, source["env_id"] = spaces_of(
         env, observation_space, action_space
     )
@@ -75,15 +78,20 @@ def from_trajectories(
     observation_space = observation_space or _space_like(_observations(first.obs))
     lengths = [len(one.acts) for one in trajectories]
     columns = Columns(sum(lengths), observation_space, action_space)
-    blind = 0
+    blind = unpaid = 0
     for one in trajectories:
-        _require_rewards(one)
+        _require_columns(one, blank)
+        rewards = getattr(one, "rews", None)
+        if rewards is None:
+            rewards, unpaid = np.zeros(len(one.acts)), unpaid + 1
         cut = _was_cut(one, time_limit)
-        finished = bool(one.terminal)
+        finished = bool(getattr(one, "terminal", True))
         blind += finished and cut is None
         columns.put_episode(
-            _observations(one.obs), one.acts, one.rews, finished and not cut, finished and bool(cut)
+            _observations(one.obs), one.acts, rewards, finished and not cut, finished and bool(cut)
         )
+    if unpaid:
+        columns.notes.append(f"{unpaid} of {len(lengths)} trajectories have no rewards: 0 stands")
     if time_limit is not None:
         columns.notes.append(f"episodes of {time_limit} steps count as cut where no info tells")
     if blind:
@@ -96,16 +104,17 @@ def from_trajectories(
     return columns.dataset(source, out_of_bounds=out_of_bounds, non_finite=non_finite)
 
 
-def _require_rewards(trajectory: Any) -> None:
+def _require_columns(trajectory: Any, without_rewards: bool) -> None:
     lacking = [name for name in ("obs", "acts") if not hasattr(trajectory, name)]
     if lacking:
         raise ValueError(
             f"a {type(trajectory).__name__} is no trajectory: it lacks {', '.join(lacking)}"
         )
-    if getattr(trajectory, "rews", None) is None:
+    if not without_rewards and getattr(trajectory, "rews", None) is None:
         raise ValueError(
             f"a {type(trajectory).__name__} has no rewards, which offline reinforcement learning "
-            "needs: record TrajectoryWithRew, as imitation's rollouts do, or use behaviour cloning"
+            "needs: record TrajectoryWithRew, as imitation's rollouts do, or learn the actions "
+            'alone, by an algorithm that takes demonstrations= (without_rewards="zero" here)'
         )
 
 
