@@ -14,12 +14,13 @@ from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticP
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 
 from sb3_ext.errors import NonFiniteError
+from sb3_ext.offline.demonstrations import Minibatches
 from sb3_ext.plugins.imitation import compat
 from sb3_ext.plugins.imitation.demonstrations import (
     layout,
+    read_demonstrations,
     require_fits,
     require_one_horizon,
-    resolve_demonstrations,
     variable_horizon,
 )
 from sb3_ext.plugins.imitation.generators import composed, resolve_generator
@@ -29,7 +30,6 @@ from sb3_ext.plugins.imitation.rounds import (
     NAMES,
     GeneratedSamples,
     LearnedRewards,
-    Minibatches,
     space_below,
 )
 from sb3_ext.plugins.imitation.saving import BESIDE, Saving, dataset_of
@@ -49,6 +49,7 @@ class Adversarial(Saving):
     """
 
     kind: ClassVar[str]
+    data_argument: ClassVar[str] = "demonstrations"
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": ActorCriticPolicy,
         "CnnPolicy": ActorCriticCnnPolicy,
@@ -96,7 +97,7 @@ class Adversarial(Saving):
                     f"generator_kwargs has {one!r}, which goes to {name} itself: {one}="
                 )
         hers = self.generator_class
-        require_known(hers, self.generator_kwargs, where=f"generator_kwargs, for {hers.__name__},")
+        require_known(hers, self.generator_kwargs, where=f"generator_kwargs of {hers.__name__}")
         self.demo_batch_size = demo_batch_size
         self.n_disc_updates_per_round = n_disc_updates_per_round
         self.gen_train_timesteps = gen_train_timesteps
@@ -114,10 +115,15 @@ class Adversarial(Saving):
         self.demonstrations = dataset_of(demonstrations, made)
         self.saved_by = name
         self.horizon: int | None = None
+        #: Of the orders in which demonstrations come, and how many came.
+        self.stream_seed = (
+            int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
+        )
+        self.samples_drawn = 0
         super().__init__(  # type: ignore[call-arg]
             policy,
             made,
-            policy_kwargs=policy_kwargs,
+            policy_kwargs=None if policy_kwargs is None else dict(policy_kwargs),
             tensorboard_log=tensorboard_log,
             verbose=verbose,
             seed=seed,
@@ -180,7 +186,7 @@ class Adversarial(Saving):
         :param demonstrations: as the constructor takes them
         :raises ValueError: if they do not fit the environment
         """
-        found = resolve_demonstrations(demonstrations, (self.seen_space, self.action_space))
+        found = read_demonstrations(demonstrations, (self.seen_space, self.action_space))
         require_fits(found, self.seen_space, self.action_space)
         if not self.allow_variable_horizon:
             require_one_horizon(found)
@@ -191,8 +197,8 @@ class Adversarial(Saving):
             )
         self.demonstrations = found
         self.expert = dict(zip(NAMES, layout(found, self.seen_space), strict=True))
+        self.minibatches = Minibatches(found, self.seen_space, self.device)
         size = self.batch_of_demonstrations
-        self.minibatches = Minibatches(len(found), size, self.seed)
         if getattr(self, "discriminator", None) is not None:
             self.discriminator.demo_batch_size = self.discriminator.demo_minibatch_size = size
 
@@ -320,10 +326,12 @@ class Adversarial(Saving):
     def discriminator_turn(self) -> None:
         """The discriminator's updates of a round, by imitation's ``train_disc``."""
         assert self.minibatches is not None
+        size = self.batch_of_demonstrations
         for _ in range(self.n_disc_updates_per_round):
-            rows = self.minibatches.next_rows()
+            rows = self.minibatches.rows(self.stream_seed, self.samples_drawn, size)
+            self.samples_drawn += size
             expert = {name: held[rows] for name, held in self.expert.items()}
-            generated = self.generated.sample(len(rows))
+            generated = self.generated.sample(size)
             with compat.training(self.reward_net):
                 told = self.discriminator.train_disc(expert_samples=expert, gen_samples=generated)
             for name, value in told.items():

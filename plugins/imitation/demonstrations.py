@@ -2,92 +2,52 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.preprocessing import is_image_space
 
-from sb3_ext.offline import (
-    OfflineDataset,
-    episode_starts_after,
-    from_minari,
-    from_replay_buffer,
-    from_trajectories,
-)
+from sb3_ext.offline import OfflineDataset, episode_starts_after, from_minari
 from sb3_ext.offline.buffer import seen_by_sb3
-from sb3_ext.offline.learning import resolve_data
-from sb3_ext.offline.readers import load_dataset
+from sb3_ext.offline.demonstrations import resolve_demonstrations
 from sb3_ext.offline.spaces import Space, differences
 
 
-def resolve_demonstrations(given: Any, spaces: tuple[Space, Space] | None) -> OfflineDataset:
+def read_demonstrations(given: Any, spaces: tuple[Space, Space] | None) -> OfflineDataset:
     """The dataset that an argument names.
 
-    :param given: an ``OfflineDataset``; a file, a folder or ``minari:ID`` (see
-        :func:`~sb3_ext.offline.load_dataset`); a Minari dataset; trajectories or transitions of the
-        package imitation, with or without rewards
+    :param given: what :func:`~sb3_ext.offline.demonstrations.resolve_demonstrations` takes (a
+        dataset, a file, ``minari:ID``, trajectories of the package imitation), a Minari dataset, or
+        imitation's flat transitions
     :param spaces: the environment's, for what does not say its own
     :raises TypeError: if it is none of these
     :raises ValueError: if there are no demonstrations in it, or a trajectory lacks its last
         observation
     """
-    if isinstance(given, OfflineDataset):
-        return given
-    if isinstance(given, ReplayBuffer):
-        return from_replay_buffer(given)
-    if isinstance(given, (str, os.PathLike)):
-        if str(given).endswith((".pkl", ".pickle")):
-            resolve_data(given)  # refuses, and says why
-        # Images of an environment have their channels first by now, and those of a file last.
-        fits = spaces is not None and not is_image_space(spaces[0])
-        dataset: OfflineDataset = load_dataset(given, **({"env": spaces} if fits else {}))
-        return dataset
     if all(hasattr(given, name) for name in ("obs", "acts", "next_obs", "dones")):
         return _of_transitions(given, spaces)
     if hasattr(given, "iterate_episodes"):
         return from_minari(given)
-    if isinstance(given, Sequence) or hasattr(given, "__iter__"):
-        return from_trajectories(_with_rewards(list(given)), env=spaces)
-    raise TypeError(
-        "demonstrations must be an OfflineDataset, a file, minari:ID, a Minari dataset, or "
-        f"imitation's trajectories, got {type(given).__name__}"
-    )
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        for one in given:
+            _require_last_observation(one)
+    # Images of an environment have their channels first by now, and those of a file last.
+    fits = spaces is not None and not is_image_space(spaces[0])
+    return resolve_demonstrations(given, spaces if fits else None)
 
 
-def _with_rewards(trajectories: Sequence[Any]) -> list[Any]:
-    """The same with a reward of 0 where there is none: imitation does not look at rewards."""
-    if not trajectories:
-        raise ValueError("there are no demonstrations: the list of trajectories is empty")
-    found = []
-    for one in trajectories:
-        if not (hasattr(one, "obs") and hasattr(one, "acts")):
-            raise TypeError(
-                "a trajectory has obs, acts and terminal, as those of the package imitation; got "
-                f"{type(one).__name__}"
-            )
-        if len(one.obs) != len(one.acts) + 1:
-            raise ValueError(
-                "a trajectory has one observation more than actions, the last being what the last "
-                f"action led to; got {len(one.obs)} observations and {len(one.acts)} actions. "
-                "Without it nobody knows what followed: record again, or leave the last action out"
-            )
-        rewards = getattr(one, "rews", None)
-        infos = getattr(one, "infos", None)
-        found.append(
-            SimpleNamespace(
-                obs=one.obs,
-                acts=one.acts,
-                rews=np.zeros(len(one.acts), np.float32) if rewards is None else rewards,
-                # Where nothing says whether a time limit ended it, nothing here depends on it.
-                infos=[{"TimeLimit.truncated": False}] * len(one.acts) if infos is None else infos,
-                terminal=bool(getattr(one, "terminal", True)),
-            )
+def _require_last_observation(trajectory: Any) -> None:
+    """A discriminator may look at what an action led to, so the last one's is needed, too."""
+    if not (hasattr(trajectory, "obs") and hasattr(trajectory, "acts")):
+        return  # another sentence says so
+    n_observations, n_actions = len(trajectory.obs), len(trajectory.acts)
+    if n_observations != n_actions + 1:
+        raise ValueError(
+            "a trajectory has one observation more than actions, the last being what the last "
+            f"action led to; got {n_observations} observations and {n_actions} actions. Without it "
+            "nobody knows what followed: record it again, or leave out the last action"
         )
-    return found
 
 
 def _of_transitions(given: Any, spaces: tuple[Space, Space] | None) -> OfflineDataset:

@@ -19,7 +19,7 @@ def survival_reward(logits: Tensor) -> Tensor:
 
     :param logits: ``[B]``
     """
-    return F.softplus(logits)
+    return -F.logsigmoid(-logits)  # as imitation rounds it
 
 
 def haste_reward(logits: Tensor) -> Tensor:

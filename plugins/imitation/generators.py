@@ -31,7 +31,7 @@ def resolve_generator(
             f"generator must be an algorithm's name or class, got {generator!r}: 'PPO', 'TRPO' and "
             "'SAC' are usual"
         )
-    if hasattr(found, "generator_class") or hasattr(found, "set_dataset"):
+    if hasattr(found, "data_argument"):
         raise ValueError(
             f"a generator acts in the environment and learns from rewards, and {found.__name__} "
             "does not: take 'PPO', 'TRPO' or 'SAC'"

@@ -61,7 +61,7 @@ class AIRLDiscriminator(airl.AIRL):  # type: ignore[misc]
     """imitation's AIRL without its loop."""
 
     def _get_log_policy_act_prob(self, obs_th: Any, acts_th: Any) -> Any:
-        """Of the policy as it acts: behind ``VecNormalize``, if there is one; of int8 actions, too."""
+        """Of the policy as it acts, behind ``VecNormalize`` if there is one; of int8, too."""
         normalizer: VecNormalize | None = self.gen_algo.model.get_vec_normalize_env()
         if normalizer is not None:
             normal: Any = normalizer.normalize_obs(obs_th.cpu().numpy())

@@ -51,29 +51,6 @@ class GeneratedSamples:
         return {name: held[rows] for name, held in zip(NAMES, self.arrays, strict=True)}
 
 
-class Minibatches:
-    """Rows of the demonstrations, in a new order each epoch; the rest that fills no batch is left.
-
-    :param n: rows there are
-    :param batch_size: rows of a batch
-    :param seed: of the orders
-    """
-
-    def __init__(self, n: int, batch_size: int, seed: int | None) -> None:
-        self.n, self.batch_size = n, batch_size
-        self.rng = np.random.default_rng(seed)
-        self.order = np.arange(n)
-        self.position = n  # the first batch begins an epoch
-
-    def next_rows(self) -> NDArray[np.int64]:
-        """The rows of the next batch."""
-        if self.position + self.batch_size > self.n:
-            self.order, self.position = self.rng.permutation(self.n), 0
-        rows = self.order[self.position : self.position + self.batch_size]
-        self.position += self.batch_size
-        return rows
-
-
 class LearnedRewards(VecEnvWrapper):
     """The generator's environment, whose rewards the discriminator gives.
 

@@ -15,7 +15,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from sb3_ext.algorithms import checkpoints
 from sb3_ext.errors import CheckpointError
 from sb3_ext.offline import OfflineDataset
-from sb3_ext.plugins.imitation.demonstrations import resolve_demonstrations
+from sb3_ext.plugins.imitation.demonstrations import read_demonstrations
 from sb3_ext.plugins.imitation.generators import composed, resolve_generator
 from sb3_ext.signatures import constructor_arguments, require_known
 
@@ -35,7 +35,7 @@ class Saving(BaseAlgorithm):
     generator_class: ClassVar[Any] = None
     #: What training changes and a zip leaves out, for exact resumes.
     resumed_attributes: ClassVar[tuple[str, ...]] = (
-        *("generated", "minibatches", "episode_steps", "episode_rewards"),
+        *("generated", "episode_steps", "episode_rewards"),
     )
     saved_by: str
     _alone = False
@@ -118,7 +118,7 @@ def dataset_of(given: Any, env: Any) -> OfflineDataset | None:
     if given is None:
         return None
     spaces_ = None if env is None else (env.observation_space, env.action_space)
-    return resolve_demonstrations(given, spaces_)
+    return read_demonstrations(given, spaces_)
 
 
 def _saved_generator(path: Any) -> str:
