@@ -93,9 +93,7 @@ class Adversarial(Saving):
         self.generator_kwargs = dict(generator_kwargs or {})
         for one in BESIDE:
             if one in self.generator_kwargs:
-                raise TypeError(
-                    f"generator_kwargs has {one!r}, which goes to {name} itself: {one}="
-                )
+                raise TypeError(f"generator_kwargs has {one!r}: give {one}= to {name} itself")
         hers = self.generator_class
         require_known(hers, self.generator_kwargs, where=f"generator_kwargs of {hers.__name__}")
         self.demo_batch_size = demo_batch_size
