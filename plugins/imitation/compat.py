@@ -6,8 +6,10 @@ its functions that reload policies, trainers and rewards (they unpickle, which t
 
 from __future__ import annotations
 
+import functools
 import importlib.util
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -86,3 +88,53 @@ def training(module: Any) -> Iterator[None]:
         yield
     finally:
         module.train(before)
+
+
+class Store:
+    """In the place of ``imitation.data.serialize``, which needs the packages datasets and
+    jsonpickle to write what is read back at once.
+
+    Trajectories stay in memory, by the folder that they would have been written to.
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[str, list[Any]] = {}
+
+    def save(self, path: Any, trajectories: Sequence[Any]) -> None:
+        """As imitation's function of that name."""
+        self.kept.setdefault(str(path.parent), []).extend(trajectories)
+
+    def pop(self, folder: Any) -> list[Any]:
+        """What was saved in a folder, which is empty then."""
+        return self.kept.pop(str(folder), [])
+
+
+@functools.cache
+def dagger() -> Any:
+    """imitation's module of DAgger, as ``module``, without the package datasets.
+
+    It is a copy of our own: who imports ``imitation.algorithms.dagger`` gets the one of the
+    package, with all that it needs.
+    """
+    require()
+    import imitation.data as package
+
+    name, absent = "imitation.data.serialize", object()
+    spec = importlib.util.find_spec("imitation.algorithms.dagger")
+    assert spec is not None and spec.loader is not None
+    module: Any = importlib.util.module_from_spec(spec)
+    before, held = sys.modules.get(name), getattr(package, "serialize", absent)
+    store: Any = Store()
+    sys.modules[name] = package.serialize = store
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        if before is None:
+            del sys.modules[name]
+        else:
+            sys.modules[name] = before
+        if held is absent:
+            del package.serialize
+        else:
+            package.serialize = held
+    return module

@@ -1,4 +1,4 @@
-"""Rewards from a discriminator's logits; pure functions.
+"""Rewards from a discriminator's logits, and the loss of cloning; pure functions.
 
 ``D(s, a)``, the sigmoid of a logit, is the probability that an expert acted (imitation's labels; in
 the GAIL paper, D is high for the generator).
@@ -37,3 +37,14 @@ REWARD_FORMS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "logsigmoid": haste_reward,
 }
 """What ``reward_form`` may be."""
+
+
+def mean_squared_error(predicted: Tensor, actions: Tensor) -> Tensor:
+    """``mean (mean of pi(. | s) - a)^2``, over samples and dimensions: a scalar.
+
+    The loss of cloning for continuous actions where the policy's deviation is of no interest.
+
+    :param predicted: ``[B, *shape]``
+    :param actions: the expert's, likewise
+    """
+    return (predicted - actions).square().mean()

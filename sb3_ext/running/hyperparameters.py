@@ -169,7 +169,7 @@ def with_data_at_home(values: Mapping[str, Any]) -> dict[str, Any]:
     """The same with the absolute paths of data, so that the run goes on from any folder."""
     paths = {
         name: str(Path(values[name]).absolute())
-        for name in ("dataset", "demonstrations")
+        for name in ("dataset", "demonstrations", "expert")
         if isinstance(values.get(name), str) and Path(values[name]).exists()
     }
     return {**values, **paths}
