@@ -75,6 +75,18 @@ class Saving(BaseAlgorithm):
             require_known(cls.generator_class, hers, where=where, also=saved)
 
     @classmethod
+    def convert_nested(cls, values: Mapping[str, Any], convert: Any) -> dict[str, Any]:
+        """Arguments from plain text, where ``generator_kwargs`` are the generator's.
+
+        :param convert: does so for a class and its arguments
+        """
+        hers = values.get("generator_kwargs")
+        if not hers:
+            return dict(values)
+        _, generator = resolve_generator(values.get("generator", "PPO"))
+        return {**values, "generator_kwargs": convert(generator, hers)}
+
+    @classmethod
     def load(
         cls,
         path: str | pathlib.Path | io.BufferedIOBase,

@@ -128,6 +128,11 @@ def constructor_values(cls: type, given: Mapping[str, Any], env: VecEnv) -> dict
         values["replay_buffer_class"] = _one_of(
             BUFFERS | _plugin_buffers(), values["replay_buffer_class"], "replay_buffer_class"
         )
+    # Arguments of another class, which a class hands on, such as GAIL those of its generator.
+    if hasattr(cls, "convert_nested"):
+        values = cls.convert_nested(
+            values, lambda inner, given: constructor_values(inner, given, env)
+        )
     return values  # type: ignore[no-any-return]
 
 

@@ -223,6 +223,19 @@ def test_less_than_a_round_is_told() -> None:
         model.learn(20)
 
 
+def test_arguments_of_the_generator_may_be_plain_text() -> None:
+    """As the command line and YAML give them."""
+    from sb3_ext.errors import UsageError
+    from sb3_ext.running.hyperparameters import constructor_values
+
+    given = {"n_steps": 64.0, "learning_rate": "lin_3e-4"}
+    found = constructor_values(GAIL, {"generator_kwargs": given}, kit_env())["generator_kwargs"]
+    assert found["n_steps"] == 64 and isinstance(found["n_steps"], int)
+    assert found["learning_rate"](0.5) == pytest.approx(1.5e-4)
+    with pytest.raises(UsageError, match="did you mean 'n_steps'"):
+        constructor_values(GAIL, {"generator_kwargs": {"n_step": 64}}, kit_env())
+
+
 class Broken(gym.Env[Any, Any]):
     """Observes NaN."""
 
