@@ -39,6 +39,11 @@ TINY = {
         "--out {out}/off",
         ("off/truly_off_policy.png", "off/concurrent_0.json", "off/imitation_0.json"),
     ),
+    "gail.py": Tiny(
+        "--env Pendulum-v1 --expert-steps 2048 --steps 2048 --clone-steps 20 --episodes 1 "
+        "--keep-every 5 --trials 1 --seeds 1 --jobs 1 --out {out}/gail",
+        ("gail/gail.png", "gail/expert.npz", "gail/GAIL_1_0.json", "gail/BC_1_0.json"),
+    ),
     "policy_dependent_norm.py": Tiny("--out {out}/norm.png", ("norm.png",)),
     "demo.py": Tiny(
         "--env Pendulum-v1 --steps 600 --seed 3 --run-dir {out}/run",
