@@ -40,8 +40,8 @@ TINY = {
         ("off/truly_off_policy.png", "off/concurrent_0.json", "off/imitation_0.json"),
     ),
     "gail.py": Tiny(
-        "--env Pendulum-v1 --expert-steps 2048 --steps 2048 --clone-steps 20 --episodes 1 "
-        "--keep-every 5 --trials 1 --seeds 1 --jobs 1 --out {out}/gail",
+        "--env Pendulum-v1 --env-kwargs --expert-steps 2048 --steps 2048 --clone-steps 20 "
+        "--episodes 1 --keep-every 5 --trials 1 --seeds 1 --jobs 1 --out {out}/gail",
         ("gail/gail.png", "gail/expert.npz", "gail/GAIL_1_0.json", "gail/BC_1_0.json"),
     ),
     "policy_dependent_norm.py": Tiny("--out {out}/norm.png", ("norm.png",)),
