@@ -33,7 +33,7 @@ from sb3_ext.plugins.imitation.rounds import (
     space_below,
 )
 from sb3_ext.plugins.imitation.saving import BESIDE, Saving, dataset_of
-from sb3_ext.signatures import require_known
+from sb3_ext.signatures import constructor_arguments, require_known
 
 #: Steps of a round where the generator has no rollouts of its own length.
 _OFF_POLICY_ROUND, _OFF_POLICY_SAMPLES = 250, 1000
@@ -96,16 +96,20 @@ class Adversarial(Saving):
                 raise TypeError(f"generator_kwargs has {one!r}: give {one}= to {name} itself")
         hers = self.generator_class
         require_known(hers, self.generator_kwargs, where=f"generator_kwargs of {hers.__name__}")
+        shared = set(constructor_arguments(hers)) & set(constructor_arguments(type(self)))
+        if shared := shared - {*BESIDE, "_init_setup_model"}:
+            raise ValueError(
+                f"{hers.__name__} cannot be a generator: it and {name} mean different things by "
+                f"{', '.join(sorted(shared))}"
+            )
         self.demo_batch_size = demo_batch_size
         self.n_disc_updates_per_round = n_disc_updates_per_round
         self.gen_train_timesteps = gen_train_timesteps
         self.gen_replay_buffer_capacity = gen_replay_buffer_capacity
         self.disc_learning_rate = disc_learning_rate
         self.disc_net_arch = list(disc_net_arch)
-        self.disc_normalize_inputs, self.normalize_rewards = (
-            disc_normalize_inputs,
-            normalize_rewards,
-        )
+        self.disc_normalize_inputs = disc_normalize_inputs
+        self.normalize_rewards = normalize_rewards
         self.relabel_rewards = relabel_rewards
         self.allow_variable_horizon = allow_variable_horizon
         require_options(self)
@@ -114,9 +118,8 @@ class Adversarial(Saving):
         self.saved_by = name
         self.horizon: int | None = None
         #: Of the orders in which demonstrations come, and how many came.
-        self.stream_seed = (
-            int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
-        )
+        drawn = np.random.SeedSequence().generate_state(1)[0] if seed is None else seed
+        self.stream_seed = int(drawn)
         self.samples_drawn = 0
         super().__init__(  # type: ignore[call-arg]
             policy,
@@ -276,19 +279,18 @@ class Adversarial(Saving):
         """The generator's, for learned rewards."""
         if self.learned_rewards is None or self.learned_rewards.venv is not env:
             self.learned_rewards = LearnedRewards(env, self)
-        self._turn_is_due = True
+        self.learned_rewards.begins = True
         collect = super().collect_rollouts  # type: ignore[misc]
         return collect(self.learned_rewards, callback, *args, **kwargs)
 
-    def before_step(self) -> None:
+    def before_rollout(self) -> None:
         """The discriminator's turn, where a round is over and the generator has learned from it.
 
-        Not at the end of the round: there a checkpoint is written, and what it holds must be what
-        a resumed run begins with.
+        Called by the first step of a rollout, not at the end of a round: there a checkpoint is
+        written, and what it holds must be what a resumed run begins with.
         """
-        if self._turn_is_due and self.round_steps >= self.round_length:
+        if self.round_steps >= self.round_length:
             self.discriminator_turn()
-        self._turn_is_due = False
 
     def rewards_for_step(
         self, observations: Any, actions: Any, following: Any, dones: Any, infos: Any

@@ -68,6 +68,8 @@ class LearnedRewards(VecEnvWrapper):
         below = env if self.normalizer is None else self.normalizer.venv
         self.exchange = _Exchange(below, model)
         self.model = model
+        #: Whether the next step is the first of a rollout.
+        self.begins = True
 
     def reset(self) -> Any:
         """As the environment's."""
@@ -79,7 +81,9 @@ class LearnedRewards(VecEnvWrapper):
 
     def step(self, actions: Any) -> Any:
         """One step, for learned rewards."""
-        self.model.before_step()
+        if self.begins:
+            self.begins = False
+            self.model.before_rollout()
         if self.normalizer is None:
             self.exchange.seen = self.model._last_obs
             return self.exchange.step(actions)

@@ -23,7 +23,7 @@ from sb3_ext.signatures import constructor_arguments, require_known
 _LIVING = (
     *("demonstrations", "discriminator", "reward_net", "discriminator_optimizer", "generated"),
     *("minibatches", "expert", "learned_rewards", "episode_steps", "episode_rewards"),
-    *("seen_space", "_alone", "_turn_is_due"),
+    *("seen_space", "_alone"),
 )
 #: Arguments that stand beside ``generator_kwargs``, not in it.
 BESIDE = ("policy", "env", "policy_kwargs", "seed", "device", "verbose", "tensorboard_log")

@@ -1,6 +1,7 @@
 """GAIL and AIRL against imitation's own loops, hand values, and tasks that a wrong sign fails."""
 
 import math
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from sb3_ext.errors import CheckpointError
 from sb3_ext.offline import OfflineDataset
 from sb3_ext.plugins.imitation import equations
 from sb3_ext.plugins.imitation.rounds import GeneratedSamples
+from sb3_ext.resume import ResumableCheckpoint
 from sb3_ext.testing.environments import kit_env
 from sb3_ext.testing.offline import kit_dataset
 from sb3_ext.trees import same, snapshot
@@ -418,3 +420,63 @@ def test_a_callback_that_stops_leaves_it_fit_to_go_on() -> None:
     before = snapshot(model)
     model.learn(64, reset_num_timesteps=False)
     assert not same(before, snapshot(model))
+
+
+def test_a_run_that_was_done_goes_on_as_if_more_had_been_asked_for(tmp_path: Any) -> None:
+    """Its last checkpoint is from before the discriminator's turn, which is then still due."""
+
+    def made() -> Any:
+        return GAIL(
+            "MlpPolicy", bandit(1), demonstrations=expert(), generator_kwargs=ON_POLICY, **small()
+        )
+
+    whole = made().learn(64)
+    made().learn(32, callback=ResumableCheckpoint(tmp_path, every=1000))
+    resumed = made()
+    resumed.learn(64, callback=ResumableCheckpoint(tmp_path, every=1000))
+    assert same(snapshot(whole), snapshot(resumed))
+    assert (whole.samples_drawn, whole.round_steps) == (resumed.samples_drawn, resumed.round_steps)
+
+
+# -- what is worked around in imitation ----------------------------------------------------------
+
+
+def test_imitation_makes_no_folders_and_prints_nothing(
+    tmp_path: Any, monkeypatch: Any, capfd: Any
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    GAIL(
+        "MlpPolicy", bandit(1), demonstrations=expert(), generator_kwargs=ON_POLICY, **small()
+    ).learn(32)
+    # SB3's own logger makes its folder.
+    assert [one.name for one in tmp_path.iterdir() if not one.name.startswith("SB3-")] == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_airls_probabilities_are_of_the_policy_as_it_acts() -> None:
+    """Behind VecNormalize, though the discriminator sees what the environment says."""
+    env = VecNormalize(kit_env(), training=False)
+    env.obs_rms.update(np.random.default_rng(0).normal(3, 5, (100, 3)))
+    model = AIRL(
+        "MlpPolicy",
+        env,
+        demonstrations=kit_dataset(kit_env()),
+        allow_variable_horizon=True,
+        **small(),
+    )
+    model.policy.action_net.weight.data.fill_(0.5)  # type: ignore[attr-defined]
+    observations, actions = th.randn(6, 3), th.zeros(6, 2)
+    found = model.discriminator._get_log_policy_act_prob(observations, actions)
+    normal = th.as_tensor(env.normalize_obs(observations.numpy()))
+    _, expected, _ = model.policy.evaluate_actions(normal, actions)  # type: ignore[attr-defined]
+    assert th.allclose(found, expected)
+    _, without, _ = model.policy.evaluate_actions(observations, actions)  # type: ignore[attr-defined]
+    assert not th.allclose(found, without)
+
+
+def test_imitation_does_not_take_the_environment_from_the_model() -> None:
+    env = bandit(1)
+    model = GAIL("MlpPolicy", env, demonstrations=expert(), **small())
+    assert model.env is env
+    assert model.discriminator.gen_algo.env is not env

@@ -384,6 +384,8 @@ def test_from_expert_to_clones_by_the_command_line(tmp_path: Any, capsys: Any) -
     options += ["--set", "generator_kwargs.batch_size=64", "--set", "demo_batch_size=16"]
     gail = str(tmp_path / "gail")
     main("train", "GAIL", *env, "--steps", "128", "--run-dir", gail, *given, *options, *arch, *rest)
+    logged = (tmp_path / "gail" / "progress.csv").read_text()
+    assert "discriminator/acc_expert" in logged and "train/value_loss" in logged
     dagger = str(tmp_path / "dagger")
     asks = ["--set", f"expert={run}", "--set", "round_min_timesteps=50"]
     main("train", "DAgger", *env, "--steps", "60", "--run-dir", dagger, *asks, *arch, *rest)
