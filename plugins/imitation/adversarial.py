@@ -113,6 +113,8 @@ class Adversarial(Saving):
         self.relabel_rewards = relabel_rewards
         self.allow_variable_horizon = allow_variable_horizon
         require_options(self)
+        if env is None and _init_setup_model:
+            raise ValueError(f"{name} learns by acting: pass env=, of which the demonstrations are")
         made: Any = None if env is None else maybe_make_env(env, verbose)
         self.demonstrations = dataset_of(demonstrations, made)
         self.saved_by = name
@@ -134,6 +136,20 @@ class Adversarial(Saving):
         )
         if _init_setup_model:
             self._setup_model()
+
+    def require_arguments(self, given: Mapping[str, Any]) -> None:
+        """Refuse misspelt ones, and those of the generator.
+
+        :raises TypeError: with the near miss, or where they belong
+        """
+        own = constructor_arguments(type(self))
+        hers = set(constructor_arguments(self.generator_class)) - set(own)
+        if misplaced := [name for name in given if name in hers]:
+            raise TypeError(
+                f"{misplaced[0]} is an argument of {self.generator_class.__name__}: give "
+                f"generator_kwargs={{{misplaced[0]!r}: ...}}"
+            )
+        require_known(type(self), given, where=type(self).__name__)
 
     # -- set-up ------------------------------------------------------------------------------
 

@@ -49,6 +49,7 @@ class GAIL(Adversarial):
         reward_form: str = "softplus",
         **kwargs: Any,
     ) -> None:
+        self.require_arguments(kwargs)
         self.reward_form = reward_form
         super().__init__(policy, env, **kwargs)
 
@@ -79,6 +80,7 @@ class AIRL(Adversarial):
         state_only: bool = False,
         **kwargs: Any,
     ) -> None:
+        self.require_arguments(kwargs)
         self.state_only = state_only
         super().__init__(policy, env, **kwargs)
 

@@ -14,6 +14,7 @@ from sb3_ext.algorithms.networks import descend
 from sb3_ext.offline import FromDemonstrations
 from sb3_ext.plugins.imitation import compat
 from sb3_ext.plugins.imitation.equations import mean_squared_error
+from sb3_ext.signatures import require_known
 
 LOSSES = ("nll", "mse")
 #: imitation's policy (FeedForward32Policy) and its optimiser, where nobody says otherwise: SB3's
@@ -57,6 +58,7 @@ class BC(FromDemonstrations):
         **kwargs: Any,
     ) -> None:
         compat.require()
+        require_known(type(self), kwargs, where=type(self).__name__)
         self.loss = loss
         self.ent_weight, self.l2_weight = ent_weight, l2_weight
         super().__init__(policy, env, batch_size=batch_size, **kwargs)

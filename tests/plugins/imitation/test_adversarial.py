@@ -229,7 +229,7 @@ def acts_near(model: Any) -> float:
     return float(model.predict(np.zeros(1, np.float32), deterministic=True)[0][0])
 
 
-@pytest.mark.parametrize("cls", [GAIL, AIRL])
+@pytest.mark.parametrize("cls", [GAIL, pytest.param(AIRL, marks=pytest.mark.slow)])
 def test_it_finds_the_experts_action(cls: Any) -> None:
     model = cls("MlpPolicy", bandit(), demonstrations=expert(), **LEARNING, **small())
     assert abs(acts_near(model) - 1.2) > 0.8
@@ -243,6 +243,7 @@ def test_the_wrong_sign_flees_the_expert(monkeypatch: Any) -> None:
     assert abs(acts_near(model) - 1.2) > 0.8
 
 
+@pytest.mark.slow
 def test_an_off_policy_generator_of_ours_finds_it() -> None:
     model = GAIL(
         "MlpPolicy",

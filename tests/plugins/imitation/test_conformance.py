@@ -57,6 +57,7 @@ class TestAIRL(Imitating):
     kwargs: ClassVar[dict[str, Any]] = {"generator_kwargs": ON_POLICY}
 
 
+@pytest.mark.slow
 class TestGAILOfSAC(Imitating):
     """Ours, with a sampler by name."""
 

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
-from sb3_ext import AIRL, GAIL
+from sb3_ext import AIRL, BC, GAIL
 from sb3_ext.offline import OfflineDataset
 from sb3_ext.plugins.imitation.demonstrations import read_demonstrations
 from sb3_ext.testing.environments import kit_env
@@ -159,6 +159,20 @@ def test_misspelt_generators_and_arguments() -> None:
         made(generator_kwargs={"n_step": 5})
     with pytest.raises(TypeError, match="give seed= to GAIL itself"):
         made(generator_kwargs={"seed": 5})
+
+
+def test_misspelt_and_misplaced_arguments() -> None:
+    with pytest.raises(TypeError, match="did you mean 'demonstrations'"):
+        GAIL("MlpPolicy", kit_env(), demonstration=None)
+    with pytest.raises(TypeError, match=r"n_steps is an argument of PPO: give generator_kwargs="):
+        GAIL("MlpPolicy", kit_env(), n_steps=64)
+    with pytest.raises(TypeError, match="did you mean 'ent_weight'"):
+        BC("MlpPolicy", kit_env(), ent_weigth=0)
+
+
+def test_no_environment_to_act_in() -> None:
+    with pytest.raises(ValueError, match="learns by acting"):
+        GAIL("MlpPolicy", demonstrations=kit_dataset(kit_env()))
 
 
 @pytest.mark.parametrize("generator", ["TD3", "sb3:DQN", "RecurrentPPO", "TQC"])
