@@ -26,8 +26,6 @@ from sb3_ext.testing.environments import kit_env
 from sb3_ext.testing.offline import kit_dataset
 from sb3_ext.trees import same, snapshot
 
-pytest.importorskip("imitation")
-
 ON_POLICY: dict[str, Any] = {"n_steps": 16, "batch_size": 16, "n_epochs": 2}
 
 

@@ -25,8 +25,6 @@ from sb3_ext.testing.environments import kit_env
 from sb3_ext.testing.offline import kit_dataset
 from sb3_ext.trees import finite, same, snapshot
 
-pytest.importorskip("imitation")
-
 
 def small(**more: Any) -> dict[str, Any]:
     return {"policy_kwargs": {"net_arch": [16]}, "seed": 0, "device": "cpu", **more}

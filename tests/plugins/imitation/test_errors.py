@@ -16,8 +16,6 @@ from sb3_ext.plugins.imitation.demonstrations import read_demonstrations
 from sb3_ext.testing.environments import kit_env
 from sb3_ext.testing.offline import kit_dataset
 
-pytest.importorskip("imitation")
-
 
 def made(cls: Any = GAIL, env: Any = None, data: Any = None, **options: Any) -> Any:
     """A model on the kit's environment."""
