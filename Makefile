@@ -21,10 +21,12 @@ help:  ## show this list
 install: $(STAMP)  ## make $(VENV) and install the package in it, editable, with all tools
 
 # Entry points are written at install time, so a new one in setup.cfg needs this rule again.
+# imitation comes last and alone: its metadata would bring SB3 back to 2.2 (docs/methods/imitation.md).
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) "setuptools>=77"
 	$(PIP) --no-build-isolation -e ".[dev,zoo]"
+	$(PIP) --no-deps imitation
 	touch $@
 
 demo: $(STAMP)  ## train a small agent and draw its learning curve (DEMO_ARGS)

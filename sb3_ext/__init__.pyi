@@ -23,6 +23,10 @@ from sb3_ext.plugins.causal.confounding import RichStart as RichStart
 from sb3_ext.plugins.causal.confounding import with_previous_action as with_previous_action
 from sb3_ext.plugins.ere.buffer import EREReplayBuffer as EREReplayBuffer
 from sb3_ext.plugins.ere.config import EmphasizeRecent as EmphasizeRecent
+from sb3_ext.plugins.imitation.algorithms import AIRL as AIRL
+from sb3_ext.plugins.imitation.algorithms import GAIL as GAIL
+from sb3_ext.plugins.imitation.bc import BC as BC
+from sb3_ext.plugins.imitation.dagger import DAgger as DAgger
 from sb3_ext.plugins.lfiw.algorithms import LFIWDQN as LFIWDQN
 from sb3_ext.plugins.lfiw.algorithms import LFIWSAC as LFIWSAC
 from sb3_ext.plugins.lfiw.algorithms import LFIWTD3 as LFIWTD3

@@ -44,6 +44,11 @@ TINY = {
         "--out {out}/causal",
         ("causal/causal_confusion.png", "causal/seed_0.json", "causal/weights_0.png"),
     ),
+    "gail.py": Tiny(
+        "--env Pendulum-v1 --env-kwargs --expert-steps 2048 --steps 2048 --clone-steps 20 "
+        "--episodes 1 --keep-every 5 --trials 1 --seeds 1 --jobs 1 --out {out}/gail",
+        ("gail/gail.png", "gail/expert.npz", "gail/GAIL_1_0.json", "gail/BC_1_0.json"),
+    ),
     "policy_dependent_norm.py": Tiny("--out {out}/norm.png", ("norm.png",)),
     "demo.py": Tiny(
         "--env Pendulum-v1 --steps 600 --seed 3 --run-dir {out}/run",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from sb3_ext import __version__
-from sb3_ext.cli import doctor, evaluate, listing, new, plot, train
+from sb3_ext.cli import collect, doctor, evaluate, listing, new, plot, train
 from sb3_ext.cli.parsing import Parser
 from sb3_ext.errors import CheckpointError, UsageError
 from sb3_ext.registry import OWN_DISTRIBUTION, PluginError
@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     listing.add_parsers(commands)
     train.add_parser(commands)
     evaluate.add_parser(commands)
+    collect.add_parser(commands)
     plot.add_parser(commands)
     doctor.add_parser(commands)
     new.add_parser(commands)

@@ -42,7 +42,7 @@ OPTIONAL = {
     "minari": ("Minari datasets", 'pip install "sb3-ext[offline]"'),
     "rl_zoo3": ("RL Zoo", 'pip install "sb3-ext[zoo]"'),
     # With its dependencies it would bring SB3 back to 2.2.
-    "imitation": ("imitation learning", "pip install --no-deps imitation==1.0.1"),
+    "imitation": ("GAIL, AIRL, BC and DAgger", "pip install --no-deps imitation==1.0.1"),
     "imageio": ("videos", "pip install imageio"),
 }
 #: What changes other packages when it is imported (Gymnasium's TimeLimit): not in this process.
@@ -221,7 +221,10 @@ def _caveat(version: str) -> str:
     told = f"its metadata wants SB3 {sb3}, running {running}: "
     if version != TRIED_IMITATION:
         return f"{told}only {TRIED_IMITATION} was tried with it"
-    return f"{told}BC, GAIL and AIRL are supported, SQIL and the functions that reload files not"
+    return (
+        f"{told}BC, GAIL, AIRL and DAgger are supported, its SQIL and the functions that reload "
+        "files not; pip check goes on naming the difference"
+    )
 
 
 def _mujoco() -> Iterator[Row]:

@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     th.set_num_threads(1)
     _require_film(arguments.video)
-    model, env, options, told = _load(arguments)
+    model, env, options, told = load_agent(arguments)
     model.set_random_seed(
         arguments.seed
     )  # of actions, and of the environment: a model brings its own
@@ -144,7 +144,13 @@ def _recorder(arguments: argparse.Namespace, model: Any, options: Any) -> Any:
         raise UsageError(str(error)) from error
 
 
-def _load(arguments: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
+def load_agent(arguments: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
+    """The agent that a command names, its environment, the run's options, and what to call it.
+
+    :param arguments: with ``path``, ``which``, ``algo``, ``env``, ``device``, ``seed``,
+        ``render`` and ``allow_pickle``
+    :raises UsageError: if there is none, or it may not be read
+    """
     if arguments.path.is_dir():
         return _load_run(arguments)
     if not arguments.path.exists():

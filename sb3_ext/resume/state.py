@@ -251,6 +251,8 @@ def _model_names(model: BaseAlgorithm) -> set[str]:
     elsewhere |= {name.partition(".")[0] for name in (*states, *tensors)}
     # Made from what the script chose, such as lr_schedule from learning_rate.
     elsewhere |= {name for name in held if name.endswith("_schedule")}
+    # What a class leaves out of its zip, and training changes nevertheless.
+    elsewhere -= set(getattr(model, "resumed_attributes", ()))
     chosen = {
         name
         for name in constructor_arguments(type(model))

@@ -128,6 +128,11 @@ def constructor_values(cls: type, given: Mapping[str, Any], env: VecEnv) -> dict
         values["replay_buffer_class"] = _one_of(
             BUFFERS | _plugin_buffers(), values["replay_buffer_class"], "replay_buffer_class"
         )
+    # Arguments of another class, which a class hands on, such as GAIL those of its generator.
+    if hasattr(cls, "convert_nested"):
+        values = cls.convert_nested(
+            values, lambda inner, given: constructor_values(inner, given, env)
+        )
     return values  # type: ignore[no-any-return]
 
 
@@ -169,7 +174,7 @@ def with_data_at_home(values: Mapping[str, Any]) -> dict[str, Any]:
     """The same with the absolute paths of data, so that the run goes on from any folder."""
     paths = {
         name: str(Path(values[name]).absolute())
-        for name in DATA
+        for name in (*DATA, "expert")
         if isinstance(values.get(name), str) and Path(values[name]).exists()
     }
     return {**values, **paths}

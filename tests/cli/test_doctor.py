@@ -188,8 +188,9 @@ def test_what_imitation_asks_for_and_what_works_is_told(capsys, install):
     running = importlib.metadata.version("stable_baselines3")
     assert code == 0
     assert rows["imitation"]["told"] == (
-        f"1.0.1; its metadata wants SB3 ~=2.2.1, running {running}: BC, GAIL and AIRL are "
-        f"supported, SQIL and the functions that reload files not"
+        f"1.0.1; its metadata wants SB3 ~=2.2.1, running {running}: BC, GAIL, AIRL and DAgger are "
+        "supported, its SQIL and the functions that reload files not; pip check goes on naming the "
+        "difference"
     )
 
 

@@ -1,0 +1,1 @@
+"""GAIL, AIRL, BC and DAgger of the package imitation, as SB3 algorithms."""

@@ -1,0 +1,58 @@
+"""The newest rewards for transitions that an off-policy generator keeps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from sb3_ext.offline.scaling import unscaled
+
+#: Transitions whose rewards are computed together.
+_CHUNK = 8192
+
+
+def require_relabelling(model: Any) -> None:
+    """Refuse a buffer whose rewards cannot be exchanged.
+
+    :raises ValueError: saying what to leave out
+    """
+    if model.optimize_memory_usage:
+        raise ValueError(
+            "relabel_rewards=True needs what followed each transition, which a replay buffer with "
+            "optimize_memory_usage has overwritten at the ends of episodes: leave that out, or "
+            "pass relabel_rewards=False"
+        )
+
+
+def relabel(model: Any) -> None:
+    """Give all transitions of the replay buffer the rewards of today's discriminator.
+
+    Their own are those of the discriminators of their days, which a generator of today need not
+    fool any more.
+
+    :param model: with ``reward_net`` and ``replay_buffer``
+    """
+    buffer = model.replay_buffer
+    rows = buffer.size()
+    shape = model.seen_space.shape or ()
+    observations = buffer.observations[:rows].reshape(-1, *shape)
+    following = buffer.next_observations[:rows].reshape(-1, *shape)
+    actions = buffer.actions[:rows].reshape(-1, buffer.action_dim)
+    if isinstance(model.action_space, spaces.Box):
+        actions = unscaled(actions, model.action_space)
+    actions = actions.reshape(-1, *(model.action_space.shape or ()))
+    dones = buffer.dones[:rows].reshape(-1)
+    parts = [
+        model.reward_net.predict_processed(
+            observations[at : at + _CHUNK],
+            actions[at : at + _CHUNK],
+            following[at : at + _CHUNK],
+            dones[at : at + _CHUNK],
+            update_stats=False,
+        )
+        for at in range(0, len(dones), _CHUNK)
+    ]
+    if parts:
+        buffer.rewards[:rows] = np.concatenate(parts).reshape(rows, -1)
