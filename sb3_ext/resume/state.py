@@ -292,8 +292,7 @@ def _check_identity(found: Mapping[str, Any], saved: Mapping[str, Any], folder: 
     old, new = saved["hyperparameters"], found["hyperparameters"]
     # Data may have been moved; whether they are the same, their fingerprint says.
     data = {*DATA, "buffer_size"} if new.keys() & set(DATA) else set()
-    both = (old.keys() & new.keys()) - data
-    other = sorted(n for n in both if old[n] != _through_json(new[n]))
+    other = sorted(n for n in (old.keys() & new.keys()) - data if old[n] != _through_json(new[n]))
     if other:
         told = ", ".join(f"{name} was {old[name]!r} and is {new[name]!r}" for name in other)
         warnings.warn(
