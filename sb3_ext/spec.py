@@ -134,6 +134,8 @@ class PluginSpec:
     observation_spaces: tuple[str, ...] = ()
     offline: bool = False
     """Of an algorithm: it learns from recorded data alone, and acts in no environment."""
+    demonstrations: bool = False
+    """Of an algorithm: it learns from an expert's actions, which it has to be given."""
     needs: tuple[str, ...] = ()
     """Importable names of optional dependencies; absent ones are a status, not a failure."""
     also: tuple[str, ...] = ()

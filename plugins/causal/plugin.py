@@ -21,6 +21,7 @@ SPECS = PluginSpec(
     action_spaces=("Box", "Discrete", "MultiDiscrete", "MultiBinary"),
     observation_spaces=("Box", "Dict"),
     offline=True,
+    demonstrations=True,
     also=(
         "sb3_ext.plugins.causal.confounding:PreviousAction",
         "sb3_ext.plugins.causal.confounding:RichStart",

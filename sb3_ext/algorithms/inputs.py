@@ -47,10 +47,12 @@ def check_env(env: GymEnv | str | None, algorithm: type[Saving], verbose: int = 
 def _algorithms_for(kind: str, algorithm: type) -> str:
     """Who takes a kind of actions, and learns likewise: ours and plugins', or a hint."""
     own = registry.spec_of(algorithm)
-    offline = own is not None and own.offline
+    alike = (False, False) if own is None else (own.offline, own.demonstrations)
     specs = [one for one in registry.public_names().values() if one.kind == "algorithm"]
     names = [
-        one.public_name for one in specs if kind in one.action_spaces and one.offline == offline
+        one.public_name
+        for one in specs
+        if kind in one.action_spaces and (one.offline, one.demonstrations) == alike
     ]
     if names:
         return " or ".join(f"sb3_ext.{name}" for name in sorted(names))
