@@ -23,6 +23,7 @@ from sb3_ext.plugins.causal.factors import Factors, Graph, Layout, declared_layo
 from sb3_ext.plugins.causal.networks import GraphExtractor, LatentExtractor
 from sb3_ext.plugins.causal.outputs import imitation_loss
 from sb3_ext.plugins.causal.posterior import Posterior
+from sb3_ext.signatures import require_known
 
 BETA_VAE = "beta_vae"
 #: What ``vae_kwargs`` may say; widths and steps are ours, the rest alinlab/oreo's.
@@ -87,6 +88,7 @@ class CausalBC(FromDemonstrations):
         _init_setup_model: bool = True,
         **kwargs: Any,
     ) -> None:
+        require_known(type(self), kwargs, where=type(self).__name__)
         self.factors = factors
         self.keep_probability = keep_probability
         self.vae_kwargs = dict(vae_kwargs or {})

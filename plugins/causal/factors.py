@@ -44,7 +44,7 @@ class Factors:
                     f"a graph as a mapping says each factor's part; it lacks {missing}"
                 )
             return np.array([bool(chosen[name]) for name in self.names])
-        values = list(chosen)
+        values = [chosen] if isinstance(chosen, str) else list(chosen)
         if all(isinstance(one, str) for one in values) and (values or not len(self)):
             self._require_known(values)
             return np.array([name in values for name in self.names])

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,8 +70,10 @@ def execute_policies(
     require_temperature(temperature)
     venv = vec_env_for(model, env)
     seed = int(model.stream_seed or 0) if seed is None else seed
-    store = Store(model, path, {"seed": seed, "n_envs": venv.num_envs})
+    where = {"seed": seed, "n_envs": venv.num_envs, "env": _name_of(venv)}
+    store = Store(model, path, where)
     posterior = store.read() or empty_posterior(model, "policy execution", temperature, ridge)
+    posterior = replace(posterior, temperature=temperature, ridge=ridge)
     left = episodes - posterior.cost
     with Watched(model, callback, posterior, episodes, progress_bar) as watched:
         while left > 0 and watched.goes_on:
@@ -78,6 +81,11 @@ def execute_policies(
             graphs = next_graphs(posterior, venv.num_envs, generator)
             venv.seed(int(generator.integers(2**31 - venv.num_envs)))
             returns = play(model, venv, graphs)[:left]
+            if not np.isfinite(returns).all():
+                raise ValueError(
+                    f"an episode's return is {returns}: rewards must be finite. What was found "
+                    "before this round is kept"
+                )
             cost = posterior.cost + len(returns)
             posterior = posterior.with_scores(graphs[: len(returns)], returns, cost)
             left -= len(returns)
@@ -118,6 +126,12 @@ def vec_env_for(model: CausalBC, env: GymEnv | str) -> VecEnv:
     """
     made: Any = maybe_make_env(env, 0)
     venv = model._wrap_env(made, 0)
+    normalizer = unwrap_vec_normalize(venv)
+    if normalizer is not None and normalizer.training:
+        raise ValueError(
+            "VecNormalize would change its statistics while graphs are compared: set "
+            "env.training = False"
+        )
     try:
         check_for_correct_spaces(venv, model.observation_space, model.action_space)
     except ValueError as error:
@@ -126,6 +140,18 @@ def vec_env_for(model: CausalBC, env: GymEnv | str) -> VecEnv:
             "demonstrations are of"
         ) from error
     return venv
+
+
+def _name_of(venv: VecEnv) -> str:
+    """What tells environments apart: id, and the mode of what confounds them."""
+    found = []
+    for name in ("spec", "mode"):
+        try:
+            value = venv.get_attr(name, [0])[0]
+        except AttributeError:
+            continue
+        found.append(str(getattr(value, "id", value)))
+    return " ".join(found)
 
 
 def next_graphs(posterior: Posterior, size: int, generator: np.random.Generator) -> Graphs:

@@ -83,11 +83,11 @@ def query_expert(
     :param seed: of graphs and environments; None is the model's
     :param callback: as in SB3's ``learn``; a step is an answer of a human, or all of a model's
     :param path: a JSON file that answers are written to as they come. If it is there, the expert is
-        not asked for them again
+        not asked again for a state that it answered, also where there are more queries now
     :return: what was found; also :attr:`CausalBC.posterior`
     :raises ValueError: for states of other spaces, fewer states than queries, or an expert's
         actions that the space does not have
-    :raises CheckpointError: if ``path`` is of another model, or of other states
+    :raises CheckpointError: if ``path`` is of another model, or another seed
     """
     require_budget("queries", queries)
     require_budget("n_graphs", n_graphs)
@@ -100,14 +100,17 @@ def query_expert(
         raise ValueError(f"{queries} queries need at least as many states, got {_count(seen)}")
     chosen = most_disputed(model, seen, queries, seed)
     shown = map_observations(lambda values: values[chosen], seen)
-    store = Store(model, path, {"seed": seed, "states": _digest(shown)})
+    store = Store(model, path, {"seed": seed})
     posterior = empty_posterior(model, "expert query", temperature, ridge)
     with Watched(model, callback, posterior, queries, progress_bar) as watched:
-        answers = _answers(model, asked, shown, queries, store, watched, posterior)
-        if len(answers) < queries:  # a callback said that it is enough
-            shown = map_observations(lambda values: values[: len(answers)], shown)
+        states_of = _digests(shown)
+        known = _answers(model, asked, shown, states_of, store, watched, posterior)
+        # All of them, unless a callback said that it is enough.
+        rows = [row for row, state in enumerate(states_of) if state in known]
+        shown = map_observations(lambda values: values[rows], shown)
+        answers = np.array([known[states_of[row]] for row in rows], model.action_space.dtype)
         posterior = _score(model, shown, answers, n_graphs, posterior, seed)
-        store.write(posterior, answers=answers.tolist())
+        store.write(posterior, answers=known)
         watched.tell(posterior, best_score=float(posterior.scores.max()))
     return adopt(model, posterior)
 
@@ -183,24 +186,32 @@ def _answers(
     model: CausalBC,
     expert: Expert,
     shown: Any,
-    queries: int,
+    states_of: list[str],
     store: Store,
     watched: Watched,
     posterior: Posterior,
-) -> NDArray[Any]:
-    """What the expert does, asked for as much at a time as it likes."""
-    known: list[Any] = []
+) -> dict[str, Any]:
+    """What the expert does, by state; asked for as much at a time as it likes.
+
+    :param states_of: what tells the states from each other, ``[queries]``
+    """
+    known: dict[str, Any] = {}
     if store.read() is not None and store.path is not None:
-        known = json.loads(store.path.read_text(encoding="utf-8")).get("answers", [])
-    while len(known) < queries and watched.goes_on:
-        start = len(known)
-        stop = min(queries, start + (expert.at_once or queries))
-        part = map_observations(lambda values, a=start, b=stop: values[a:b], shown)
-        known += expert(part, start).tolist()
-        if stop < queries:  # what cost a human's time is kept at once
-            store.write(posterior.with_scores(*_none(model), cost=stop), answers=known)
-            watched.tell(posterior.with_scores(*_none(model), cost=stop))
-    return np.array(known[:queries], dtype=model.action_space.dtype)
+        kept = json.loads(store.path.read_text(encoding="utf-8")).get("answers", {})
+        known = {state: kept[state] for state in kept}
+    first = {state: row for row, state in reversed(list(enumerate(states_of)))}
+    left = [row for state, row in sorted(first.items(), key=lambda one: one[1])]
+    left = [row for row in left if states_of[row] not in known]
+    while left and watched.goes_on:
+        rows, left = left[: expert.at_once or len(left)], left[expert.at_once or len(left) :]
+        part = map_observations(lambda values, rows=rows: values[rows], shown)
+        given = expert(part, len(first) - len(left) - len(rows)).tolist()
+        known |= {states_of[row]: answer for row, answer in zip(rows, given, strict=True)}
+        if left:  # what cost a human's time is kept at once
+            so_far = posterior.with_scores(*_none(model), cost=len(first) - len(left))
+            store.write(so_far, answers=known)
+            watched.tell(so_far)
+    return known
 
 
 def _none(model: CausalBC) -> tuple[Graphs, Floats]:
@@ -238,9 +249,11 @@ def _count(observations: Any) -> int:
     return len(first)
 
 
-def _digest(observations: Any) -> str:
-    digest = hashlib.sha256()
+def _digests(observations: Any) -> list[str]:
+    """What tells states from each other, ``[B]``."""
     parts = sorted(observations.items()) if isinstance(observations, dict) else [("", observations)]
+    found = [hashlib.sha256() for _ in range(_count(observations))]
     for _, part in parts:
-        digest.update(np.ascontiguousarray(part).tobytes())
-    return digest.hexdigest()[:16]
+        for digest, row in zip(found, part, strict=True):
+            digest.update(np.ascontiguousarray(row).tobytes())
+    return [digest.hexdigest()[:16] for digest in found]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+import warnings
 from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Self
@@ -51,7 +52,8 @@ class DAgger(BC):
     :param env: where it is played. Under ``VecNormalize`` the expert sees what the environment says
     :param expert: a model or policy of SB3's; a run directory of ``sb3-ext train``; a zip of SB3's,
         with ``allow_pickle=True``; a function of observations ``[n, ...]`` that returns actions
-        ``[n, ...]``; or ``"human"``, who is asked at the keyboard. Not saved with the model
+        ``[n, ...]``; or ``"human"``, who is asked at the keyboard. Not saved with the model; nor is
+        what it said, which ``labelled().save(path)`` keeps for ``load(..., demonstrations=path)``
     :param demonstrations: of the expert, to begin with
     :param beta_rampdown_rounds: rounds in which beta falls from 1 to 0 (imitation: 15)
     :param beta_decay: instead of this, beta is ``beta_decay ** round``; 0 asks the expert alone in
@@ -178,6 +180,13 @@ class DAgger(BC):
             progress_bar,
         )
         root.on_training_start({**locals(), "callback": root}, globals())
+        if self.expert_queries and not self.aggregated.actions and self.demonstrations is None:
+            warnings.warn(
+                f"a zip does not hold what the expert said, here in {self.rounds} rounds, and this "
+                "DAgger begins without it: save it by labelled().save(path), and give "
+                "demonstrations=path to load",
+                stacklevel=2,
+            )
         while self.num_timesteps < total_timesteps:
             if not self.collect_rollouts(self.env, root):
                 break
@@ -210,24 +219,36 @@ class DAgger(BC):
         active, episodes, steps = np.ones(env.num_envs, dtype=np.bool_), 0, 0
         wanted = max(self.round_min_timesteps, self.batch_size)
         goes_on = True
-        while active.any() and goes_on:
-            actions = self.ask(observations, starts)
-            self.expert_queries += len(actions)
-            observations, rewards, dones, infos = collector.step(actions)
-            self.num_timesteps += env.num_envs
-            steps += env.num_envs
-            episodes += int((dones & active).sum())
-            starts = dones
-            self._update_info_buffer(infos, dones)
-            callback.update_locals(locals())
-            goes_on = callback.on_step()
-            if episodes >= self.round_min_episodes and steps >= wanted:
-                active &= ~dones
-        for trajectory in dagger.serialize.pop(folder):
-            self.aggregated.add(trajectory)
+        whole = False
+        try:
+            while active.any() and goes_on:
+                actions = self.ask(observations, starts)
+                self.expert_queries += len(actions)
+                observations, rewards, dones, infos = collector.step(actions)
+                self.num_timesteps += env.num_envs
+                steps += env.num_envs
+                episodes += int((dones & active).sum())
+                starts = dones
+                self._update_info_buffer(infos, dones)
+                callback.update_locals(locals())
+                goes_on = callback.on_step()
+                if episodes >= self.round_min_episodes and steps >= wanted:
+                    active &= ~dones
+            whole = goes_on
+        finally:  # a human's answers are not thrown away, whatever ended the round
+            for trajectory in dagger.serialize.pop(folder):
+                self.aggregated.add(trajectory)
+            if not whole:
+                self._keep_unfinished(collector.traj_accum)
         if goes_on:
             callback.on_rollout_end()
         return goes_on
+
+    def _keep_unfinished(self, episodes: Any) -> None:
+        """Keep the labels of episodes that were under way."""
+        for env, steps in list(episodes.partial_trajectories.items()):
+            if len(steps) > 1:  # the first is the observation after the reset
+                self.aggregated.add(episodes.finish_trajectory(env, terminal=False))
 
     def _robot(self, normalizer: VecNormalize | None) -> Callable[[Any], Any]:
         def act(observations: Any) -> Any:
@@ -244,6 +265,7 @@ class DAgger(BC):
         for _ in range(self.n_epochs * max(1, len(data) // self.batch_size)):
             self.one_gradient_step()
         self.minibatches = held
+        self.logger.record("dagger/beta", self.beta())  # that the round was played with
         self.rounds += 1
 
     def labelled(self) -> OfflineDataset:
@@ -266,7 +288,6 @@ class DAgger(BC):
 
     def _log_round(self) -> None:
         self.logger.record("dagger/round", self.rounds)
-        self.logger.record("dagger/beta", self.beta())
         self.logger.record("dagger/expert_queries", self.expert_queries)
         for name, key in (("ep_rew_mean", "r"), ("ep_len_mean", "l")):
             if self.ep_info_buffer:

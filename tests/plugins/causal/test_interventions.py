@@ -220,6 +220,9 @@ def test_rewards_are_the_environments_own_under_vec_normalize() -> None:
     plain.seed(0)
     normalised.seed(0)
     assert play(model, plain, graphs) == pytest.approx(play(model, normalised, graphs))
+    normalised.training = True
+    with pytest.raises(ValueError, match=r"set env\.training = False"):
+        model.intervene(normalised, episodes=1)
 
 
 # -- budgets, callbacks, files ---------------------------------------------------------------------
@@ -285,7 +288,7 @@ def test_answers_are_kept_and_not_asked_for_again(tmp_path: Any) -> None:
     path = tmp_path / "answers.json"
     first = model.query(human, env, 10, n_states=30, path=path, callback=Count(4))
     assert len(asked) == 4 and first.cost == 4
-    assert json.loads(path.read_text())["answers"] == [[0.5]] * 4
+    assert list(json.loads(path.read_text())["answers"].values()) == [[0.5]] * 4
     found = model.query(human, env, 10, n_states=30, path=path)
     assert len(asked) == 10 and found.cost == 10
 
@@ -469,3 +472,54 @@ def test_mountain_car_end_to_end() -> None:
     found = model.query(rule, env, 20)
     assert found.graph["x1"] and not found.graph["previous action"]
     assert evaluate_policy(model, env, 5)[0] >= -160
+
+
+def test_more_queries_ask_only_for_what_was_not_asked(tmp_path: Any) -> None:
+    (model, _), path = clone(1, 1, steps=20), str(tmp_path / "answers.json")
+    states = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
+    asked: list[Any] = []
+
+    def expert(seen: Any) -> Any:
+        asked.extend(seen.tolist())
+        return expert_of(1)(seen)
+
+    model.query(expert, states, 5, path=path)
+    found = model.query(expert, states, 12, path=path)
+    assert len(asked) == 12 and len({tuple(one) for one in asked}) == 12
+    fresh = model.query(expert, states, 12)
+    np.testing.assert_array_equal(found.scores, fresh.scores)
+
+
+def test_a_round_that_is_no_number_leaves_the_file_as_it_was(tmp_path: Any) -> None:
+    class Poisoned(Tracking):
+        episodes = 0
+
+        def step(self, action: Any) -> Any:
+            seen, reward, *rest = super().step(action)
+            Poisoned.episodes += self.t == 1
+            return seen, np.nan if Poisoned.episodes > 3 else reward, *rest
+
+    (model, _), path = clone(1, 1, steps=20), str(tmp_path / "found.json")
+    with pytest.raises(ValueError, match="rewards must be finite"):
+        model.intervene(Poisoned(1, 1), episodes=6, path=path)
+    assert Posterior.load(path).cost == 3
+    assert model.intervene(Tracking(1, 1), episodes=6, path=path).cost == 6
+
+
+def test_going_on_in_another_environment_is_refused_and_options_are_heard(tmp_path: Any) -> None:
+    data = from_policy(lambda s: (s[:, 1] > 0) * 2, gym.make("MountainCar-v0"), n_steps=50, seed=0)
+    model = CausalBC("MlpPolicy", demonstrations=with_previous_action(data), **SMALL).learn(1)
+    path = str(tmp_path / "found.json")
+    env = PreviousAction(gym.make("MountainCar-v0"))
+    model.intervene(env, episodes=1, path=path)
+    assert model.intervene(env, episodes=2, path=path, temperature=5.0, ridge=3.0).ridge == 3.0
+    other = PreviousAction(gym.make("MountainCar-v0"), mode="original")
+    with pytest.raises(CheckpointError, match="another env"):
+        model.intervene(other, episodes=3, path=path)
+
+
+def test_a_factor_s_name_alone_is_a_graph_and_a_slip_is_told() -> None:
+    model, _ = clone(1, 1, steps=1)
+    assert model.fix("x1").graph == {"x0": False, "x1": True}
+    with pytest.raises(TypeError, match="did you mean 'keep_probability'"):
+        CausalBC("MlpPolicy", Tracking(), keep_prob=0.3)

@@ -391,3 +391,33 @@ def test_from_expert_to_clones_by_the_command_line(tmp_path: Any, capsys: Any) -
         main("eval", str(tmp_path / name), "--episodes", "2")
     assert cli.main(["train", "GAIL", *env, "--steps", "9", "--run-dir", str(tmp_path / "no")]) == 2
     assert "--set demonstrations=FILE" in capsys.readouterr().err
+
+
+def test_labels_outlive_an_interrupted_round() -> None:
+    asked = 0
+
+    def tired(seen: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked > 40:
+            raise KeyboardInterrupt
+        return rule(seen)
+
+    model = DAgger("MlpPolicy", "CartPole-v1", expert=tired, **small())
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(500)
+    assert len(model.labelled()) == 40 == model.expert_queries
+
+
+def test_a_loaded_dagger_says_that_labels_are_missing(tmp_path: Any) -> None:
+    brief = {"round_min_timesteps": 60, "round_min_episodes": 1, "n_epochs": 1}
+    model = DAgger("MlpPolicy", "CartPole-v1", expert=rule, **brief, **small())
+    model.learn(60).save(tmp_path / "model")
+    kept = model.labelled().save(tmp_path / "labels")
+    env = make_vec_env("CartPole-v1")
+    bare = DAgger.load(tmp_path / "model", env=env, expert=rule)
+    with pytest.warns(UserWarning, match="does not hold what the expert said, here in 1 rounds"):
+        bare.learn(60, reset_num_timesteps=False)
+    whole = DAgger.load(tmp_path / "model", env=env, expert=rule, demonstrations=kept)
+    whole.learn(60, reset_num_timesteps=False)
+    assert len(whole.labelled()) > len(model.labelled())

@@ -47,11 +47,12 @@ def test_no_demonstrations_at_all() -> None:
         GAIL("MlpPolicy", kit_env(), device="cpu").learn(1)
 
 
-def test_what_is_no_demonstration() -> None:
+def test_what_is_no_demonstration(tmp_path: Any) -> None:
     with pytest.raises(TypeError, match="got int"):
         made(data=5)
-    with pytest.raises(ValueError, match="pickle"):
-        made(data="expert.pkl")
+    (tmp_path / "expert.pkl").write_bytes(b"\x80\x04.")
+    with pytest.raises(ValueError, match="is a pickle"):
+        made(data=str(tmp_path / "expert.pkl"))
 
 
 def test_a_missing_last_observation() -> None:
