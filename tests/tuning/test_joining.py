@@ -53,9 +53,15 @@ def started(*words: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
     Path("it.yaml").write_text(yaml.safe_dump({**SMALL, **options}))
     command = [sys.executable, "-m", "sb3_ext", "tune", "--config", "it.yaml", *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    # A CI that a shell started with & ignores SIGINT, and what it starts would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
         try:
             yield process
         finally:
