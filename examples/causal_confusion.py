@@ -100,6 +100,13 @@ def samples_of(dataset: OfflineDataset, n: int, seed: int) -> OfflineDataset:
     )
 
 
+def changes_of(dataset: OfflineDataset) -> np.ndarray:
+    """Where an action is another one than that before it, which stands last in the observation."""
+    seen = dataset.observations
+    assert isinstance(seen, np.ndarray)
+    return np.asarray(seen[:, -1] != dataset.actions.reshape(len(dataset)))
+
+
 def evaluated(task: Task, model: Any, mode: str, seed: int) -> float:
     """The mean return; the same starts for all."""
     env = imitators_env(task, mode, 5, 10_000 + 100 * seed)
@@ -150,6 +157,11 @@ def one_seed(task: Task, seed: int) -> Path:
         mode: samples_of(with_previous_action(raw, mode, seed=seed), task.samples, seed)
         for mode in ("original", "confounded")
     }
+    if task.env.startswith("MountainCar-"):
+        repeats = 1 - changes_of(with_previous_action(raw)).mean()
+        changes = changes_of(data["confounded"]).sum()
+        told = f"{repeats:.1%} of the expert's actions repeat the one before"
+        print(f"seed {seed}: {told}, {changes} of the samples do not", flush=True)
     if "expert" not in done:
         acting = from_policy(expert, gym.make(task.env), n_episodes=task.evaluations, seed=seed)
         keep("expert", float(acting.returns().mean()))

@@ -22,18 +22,10 @@ def fold_graph(policy: ActorCriticPolicy, kind: Any, schedule: Schedule) -> Acto
     """
     extractor: Any = policy.pi_features_extractor
     assert isinstance(extractor, GraphExtractor)
-    stock: ActorCriticPolicy = kind(
-        policy.observation_space,
-        policy.action_space,
-        schedule,
-        net_arch=policy.net_arch,
-        activation_fn=policy.activation_fn,
-        ortho_init=policy.ortho_init,
-        log_std_init=policy.log_std_init,
-        normalize_images=policy.normalize_images,
-        optimizer_class=policy.optimizer_class,
-        optimizer_kwargs=policy.optimizer_kwargs,
-    )
+    same = policy._get_constructor_parameters()  # as SB3's own load makes it again
+    own = ("features_extractor_class", "features_extractor_kwargs", "lr_schedule")
+    same = {name: value for name, value in same.items() if name not in own}
+    stock: ActorCriticPolicy = kind(lr_schedule=schedule, **same)
     graph = extractor.graph
     mask = graph.index_select(0, extractor.factor_of)
     first = {id(_first_layer(policy, head)) for head in ("policy", "value")}

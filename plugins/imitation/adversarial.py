@@ -23,7 +23,7 @@ from sb3_ext.plugins.imitation.demonstrations import (
     require_one_horizon,
     variable_horizon,
 )
-from sb3_ext.plugins.imitation.generators import composed, resolve_generator
+from sb3_ext.plugins.imitation.generators import composed, require_acts_in, resolve_generator
 from sb3_ext.plugins.imitation.options import require_options
 from sb3_ext.plugins.imitation.relabelling import relabel, require_relabelling
 from sb3_ext.plugins.imitation.rounds import (
@@ -116,6 +116,8 @@ class Adversarial(Saving):
         if env is None and _init_setup_model:
             raise ValueError(f"{name} learns by acting: pass env=, of which the demonstrations are")
         made: Any = None if env is None else maybe_make_env(env, verbose)
+        if made is not None:
+            require_acts_in(hers, made.action_space, name)
         self.demonstrations = dataset_of(demonstrations, made)
         self.saved_by = name
         self.horizon: int | None = None

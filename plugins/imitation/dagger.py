@@ -84,6 +84,9 @@ class DAgger(BC):
         allow_pickle: bool = False,
         **kwargs: Any,
     ) -> None:
+        settled = kwargs.get("_init_setup_model", True)
+        if env is None and demonstrations is None and settled:
+            raise ValueError("DAgger plays in an environment, and asks there: pass env=")
         self.expert = expert
         self.allow_pickle = allow_pickle
         self.beta_rampdown_rounds, self.beta_decay = beta_rampdown_rounds, beta_decay
@@ -172,14 +175,11 @@ class DAgger(BC):
         """
         if self.env is None or not hasattr(self.env, "step"):
             raise ValueError("DAgger plays in an environment: pass env= to it or to load")
-        total_timesteps, root = self._setup_learn(
-            total_timesteps,
-            callback,
-            reset_num_timesteps,
-            type(self).__name__ if tb_log_name is None else tb_log_name,
-            progress_bar,
+        return super().learn(
+            total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
         )
-        root.on_training_start({**locals(), "callback": root}, globals())
+
+    def _learn_until(self, total_timesteps: int, root: BaseCallback, log_interval: int) -> None:
         if self.expert_queries and not self.aggregated.actions and self.demonstrations is None:
             warnings.warn(
                 f"a zip does not hold what the expert said, here in {self.rounds} rounds, and this "
@@ -194,8 +194,6 @@ class DAgger(BC):
             self.train()
             if log_interval and self.rounds % log_interval == 0:
                 self._log_round()
-        root.on_training_end()
-        return self
 
     def collect_rollouts(self, env: Any, callback: BaseCallback, *_: Any, **__: Any) -> Any:
         """A round's episodes, through imitation's collector.

@@ -44,6 +44,22 @@ def resolve_generator(
     return name, found
 
 
+def require_acts_in(generator: Any, action_space: Any, imitator: str) -> None:
+    """Refuse a generator of other action spaces, by its own name and not by the imitator's.
+
+    :param generator: its class, of which ours say what they act in
+    :param imitator: such as ``"GAIL"``
+    :raises ValueError: if it cannot act there
+    """
+    kinds = getattr(generator, "supported_actions", None)
+    if kinds is not None and not isinstance(action_space, kinds):
+        raise ValueError(
+            f"the generator {generator.__name__} acts in {' and '.join(k.__name__ for k in kinds)} "
+            f"spaces, and this environment's is {action_space}: give {imitator} generator='PPO', "
+            "which acts in all of SB3's"
+        )
+
+
 @functools.cache
 def composed(cls: Any, generator: type[BaseAlgorithm]) -> Any:
     """The class that imitates with this generator: ``cls`` in front of the generator's class.

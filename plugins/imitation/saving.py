@@ -75,6 +75,16 @@ class Saving(BaseAlgorithm):
             require_known(cls.generator_class, hers, where=where, also=saved)
 
     @classmethod
+    def explain_unknown(cls, name: str, given: Mapping[str, Any]) -> str | None:
+        """Where an argument belongs that is the generator's."""
+        hers = resolve_generator(given.get("generator", "PPO"))[1]
+        if name not in constructor_arguments(hers):
+            return None
+        return (
+            f"{name} is an argument of its generator {hers.__name__}: set generator_kwargs.{name}"
+        )
+
+    @classmethod
     def convert_nested(cls, values: Mapping[str, Any], convert: Any) -> dict[str, Any]:
         """Arguments from plain text, where ``generator_kwargs`` are the generator's.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sb3_ext.cli.parsing import add_command, at_least
-from sb3_ext.errors import UsageError
+from sb3_ext.errors import CheckpointError, UsageError
 
 WHICH = ("best", "final", "last")
 MORE = """\
@@ -205,7 +205,7 @@ def _load_run(arguments: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, A
     if arguments.algo is not None:
         raise UsageError("a run directory says its algorithm; --algo is for a zip")
     options = run_options(arguments.path)
-    agent = find_agent(arguments.path, arguments.which)
+    agent, trained_in = find_agent(arguments.path, arguments.which), options.env
     options = dataclasses.replace(
         options, env=arguments.env or options.env, device=arguments.device
     )
@@ -221,7 +221,15 @@ def _load_run(arguments: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, A
         env = VecNormalize(env, training=False, norm_reward=False)
         load_statistics(stem, env)
     model: Any = make_model(cls, options, env)
-    load_parameters(model, agent)
+    try:
+        load_parameters(model, agent)
+    except CheckpointError as error:
+        if arguments.env in (None, trained_in):
+            raise
+        raise UsageError(
+            f"{agent} was trained in {trained_in}, and does not fit {arguments.env}, with "
+            f"observations {env.observation_space} and actions {env.action_space}"
+        ) from error
     names = {"agent": str(agent), "algorithm": options.algorithm, "env": options.env}
     return model, env, options, names
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import (
     ActorCriticCnnPolicy,
     ActorCriticPolicy,
@@ -220,12 +221,16 @@ class FromDemonstrations(GradientSteps, BaseAlgorithm):
             progress_bar,
         )
         root.on_training_start({**locals(), "callback": root}, globals())
+        self._learn_until(total_timesteps, root, log_interval)
+        root.on_training_end()
+        return self
+
+    def _learn_until(self, total_timesteps: int, root: BaseCallback, log_interval: int) -> None:
+        """What lies between the callbacks of a training's start and end."""
         while self.num_timesteps < total_timesteps:
             step = self.collect_rollouts(self.env, root, log_interval=log_interval)
             if not step.continue_training:
                 break
-        root.on_training_end()
-        return self
 
     def one_gradient_step(self) -> None:
         """The next minibatch, and :meth:`update` on it."""

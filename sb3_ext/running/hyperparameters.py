@@ -145,6 +145,10 @@ def require_arguments(cls: type, given: Mapping[str, Any]) -> None:
         require_known(cls, given, where=cls.__name__)
     except TypeError as error:
         ours = cls.__module__.partition(".")[0] in HOSTS and _ours(cls.__name__)
+        explain = getattr(cls, "explain_unknown", None)  # such as GAIL, which hands others on
+        unknown = [name for name in given if name not in constructor_arguments(cls)]
+        if explain is not None and (told := explain(unknown[0], given)):
+            raise UsageError(f"{cls.__name__}: {told}") from error
         if ours and (more := [one for one in given if one in constructor_arguments(ours)]):
             raise UsageError(
                 f"{error}; the {cls.__name__} of sb3-ext takes {', '.join(more)}: name it without "

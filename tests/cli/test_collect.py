@@ -88,3 +88,10 @@ def test_no_expert(tmp_path, capsys):
     assert collect(*words) == 2
     assert "there is no nowhere" in capsys.readouterr().err
     assert not (tmp_path / "demos.npz").exists()
+
+
+def test_a_run_of_another_task_is_told_in_spaces(run, tmp_path, capsys):
+    given = ["--expert", str(run), "--env", "Pendulum-v1", "--episodes", "1"]
+    assert collect(*given, "--out", str(tmp_path / "demos.npz")) == 2
+    told = capsys.readouterr().err
+    assert "CartPole-v1" in told and "Pendulum-v1" in told and "actions Box(-2.0" in told

@@ -130,16 +130,18 @@ def test_the_target_by_hand() -> None:
     assert target.flatten().tolist() == pytest.approx([1 + 0.99 * 1.5, 2.0])
 
 
-def test_the_target_asks_the_best_candidate_of_each_state() -> None:
-    """Against a loop over states and candidates."""
-    model = BCQ("MlpPolicy", dataset=kit_dataset(kit_env()), n_sampled_actions=3, **SMALL)
-    batch: Any = model.replay_buffer.sample(5)  # type: ignore[union-attr]
+@pytest.mark.parametrize(("states", "candidates"), [(5, 3), (60, 10)])
+def test_the_target_asks_the_best_candidate_of_each_state(states: int, candidates: int) -> None:
+    """Against a loop over states and candidates; of 600 of these, not all go at once."""
+    data = kit_dataset(kit_env())
+    model = BCQ("MlpPolicy", dataset=data, n_sampled_actions=candidates, **SMALL)
+    batch: Any = model.replay_buffer.sample(states)  # type: ignore[union-attr]
     th.manual_seed(7)
     found = model.bellman_target(batch)
     th.manual_seed(7)
-    latents = model.vae.sample_latents(15).reshape(5, 3, -1)
+    latents = model.vae.sample_latents(states * candidates).reshape(states, candidates, -1)
     with th.no_grad():
-        for row in range(5):
+        for row in range(states):
             values = []
             for latent in latents[row]:
                 state = batch.next_observations[row : row + 1]

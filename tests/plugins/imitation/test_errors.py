@@ -10,9 +10,11 @@ from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
-from sb3_ext import AIRL, BC, GAIL
+from sb3_ext import AIRL, BC, GAIL, DAgger
+from sb3_ext.errors import UsageError
 from sb3_ext.offline import OfflineDataset
 from sb3_ext.plugins.imitation.demonstrations import read_demonstrations
+from sb3_ext.running.hyperparameters import require_arguments
 from sb3_ext.testing.environments import kit_env
 from sb3_ext.testing.offline import kit_dataset
 
@@ -292,3 +294,20 @@ def test_without_the_package_the_error_is_the_line_that_installs_it(monkeypatch:
     with pytest.raises(ImportError, match=r"pip install --no-deps imitation==1\.0\.1"):
         compat.require()
     assert {spec.install_hint for spec in SPECS} == {compat.INSTALL}
+
+
+def test_a_generator_of_other_actions_is_named_itself() -> None:
+    with pytest.raises(ValueError, match=r"generator DQN acts in Discrete spaces.*'PPO'"):
+        made(generator="DQN")
+
+
+def test_a_command_says_where_a_generators_argument_belongs() -> None:
+    with pytest.raises(UsageError, match=r"of its generator PPO: set generator_kwargs.n_steps"):
+        require_arguments(GAIL, {"n_steps": 64})
+    with pytest.raises(UsageError, match="did you mean 'demo_batch_size'"):
+        require_arguments(GAIL, {"demo_batchsize": 64})
+
+
+def test_dagger_without_an_environment() -> None:
+    with pytest.raises(ValueError, match="DAgger plays in an environment"):
+        DAgger("MlpPolicy", expert=lambda seen: seen)
