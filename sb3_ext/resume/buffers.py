@@ -96,11 +96,16 @@ def restore_buffer(decoder: Decoder, saved: Node, buffer: ReplayBuffer) -> None:
 
 
 def cut_off_episodes(buffer: ReplayBuffer) -> None:
-    """Close the episodes under way: the next transition will be of a new one."""
+    """Close the episodes under way: the next transition will be of a new one.
+
+    A buffer that does it in its own way has a method ``cut_off()``.
+    """
     if not (buffer.full or buffer.pos):
         return
     newest = (buffer.pos - 1) % buffer.buffer_size
-    if isinstance(buffer, HerReplayBuffer):
+    if hasattr(buffer, "cut_off"):
+        buffer.cut_off()
+    elif isinstance(buffer, HerReplayBuffer):
         buffer.truncate_last_trajectory()
     elif buffer.optimize_memory_usage:
         # Its s' would be read from the row that the new episode writes to: take it back.
