@@ -140,6 +140,8 @@ def test_the_check_sees_every_file_once_under_its_import_name():
         ("sb3_ext/replay/window.py", "from gymnasium import spaces", "equations are pure"),
         ("sb3_ext/td.py", "from sb3_ext.updates import Clock", "equations are pure"),
         ("plugins/lfiw/equations.py", "from stable_baselines3.common import x", "equations are pu"),
+        ("sb3_ext/trajectories/returns.py", "import gymnasium", "equations are pure"),
+        ("sb3_ext/trajectories/returns.py", "import stable_baselines3", "equations are pure"),
         ("sb3_ext/updates.py", "from sb3_ext.plugins.lfiw import weighting", "knows no method"),
         ("sb3_ext/updates.py", "from sb3_ext import plugins", "knows no method"),
         ("sb3_ext/replay/storage.py", "from .. import plugins", "knows no method"),

@@ -1,5 +1,1 @@
-"""Trajectories with the probabilities that made them, and returns that correct for them."""
-
-from sb3_ext.trajectories.replay import TrajectoryReplayBuffer, Windows
-
-__all__ = ["TrajectoryReplayBuffer", "Windows"]
+"""Trajectories with what drew their actions, and returns that say what they are worth now."""

@@ -15,7 +15,7 @@ from sb3_ext.resume.decoder import Decoder
 from sb3_ext.resume.encoder import Encoder
 from sb3_ext.resume.environments import decode_special, encode_special
 from sb3_ext.testing.environments import kit_env
-from sb3_ext.trajectories import TrajectoryReplayBuffer, Windows
+from sb3_ext.trajectories.replay import TrajectoryReplayBuffer, Windows
 
 BOX = spaces.Box(-1e9, 1e9, (2,), np.float64)
 DICT = spaces.Dict({"number": BOX, "image": spaces.Box(0, 255, (1, 2, 2), np.uint8)})
