@@ -15,6 +15,7 @@ from sb3_ext.offline.baselines import OfflineDDPG as OfflineDDPG
 from sb3_ext.offline.baselines import OfflineDQN as OfflineDQN
 from sb3_ext.offline.baselines import OfflineSAC as OfflineSAC
 from sb3_ext.offline.baselines import OfflineTD3 as OfflineTD3
+from sb3_ext.plugins.acer.algorithm import ACER as ACER
 from sb3_ext.plugins.bcq.algorithm import BCQ as BCQ
 from sb3_ext.plugins.bcq.discrete import DiscreteBCQ as DiscreteBCQ
 from sb3_ext.plugins.causal.algorithm import CausalBC as CausalBC

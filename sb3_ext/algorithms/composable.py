@@ -16,6 +16,7 @@ from torch import Tensor
 from sb3_ext.algorithms.inputs import (
     build_part,
     check_env,
+    check_step,
     check_transition,
     plain_config,
     resolve_config,
@@ -241,20 +242,6 @@ class Composable(Saving):
         dones: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        vec_normalize = self._vec_normalize_env
-        if vec_normalize is None:
-            check_transition(
-                new_obs, reward, self.num_timesteps, infos, actions=np.asarray(buffer_action)
-            )
-        else:
-            # Normalised, a bad number of one environment has spread to all of them.
-            check_transition(
-                vec_normalize.get_original_obs(),
-                vec_normalize.get_original_reward(),
-                self.num_timesteps,
-                infos,
-                normalized=True,
-                actions=np.asarray(buffer_action),
-            )
+        check_step(self, new_obs, reward, infos, np.asarray(buffer_action))
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
         self.tell_sampler()

@@ -168,6 +168,26 @@ def check_transition(
             _refuse(what, values, timestep, place, normalized)
 
 
+def check_step(
+    model: Any,
+    observation: Any,
+    reward: np.ndarray,
+    infos: list[dict[str, Any]],
+    actions: np.ndarray,
+) -> None:
+    """The same for a step of a model's environment, before it is stored.
+
+    :raises NonFiniteError: if any value is not finite
+    """
+    vec_normalize = model.get_vec_normalize_env()
+    if vec_normalize is not None:
+        # Normalised, a bad number of one environment has spread to all of them.
+        observation = vec_normalize.get_original_obs()
+        reward = vec_normalize.get_original_reward()
+    normalized = vec_normalize is not None
+    check_transition(observation, reward, model.num_timesteps, infos, normalized, actions)
+
+
 def _parts(
     what: str, observation: Any, env: int | None
 ) -> list[tuple[str, np.ndarray, int | None]]:

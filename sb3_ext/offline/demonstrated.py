@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import pathlib
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import (
     ActorCriticCnnPolicy,
@@ -21,17 +20,16 @@ from stable_baselines3.common.policies import (
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from torch import Tensor
 
-from sb3_ext.algorithms import checkpoints
+from sb3_ext.algorithms.loading import CheckedLoading
 from sb3_ext.offline.dataset import OfflineDataset
 from sb3_ext.offline.demonstrations import Demonstrations, Minibatches, resolve_demonstrations
 from sb3_ext.offline.spaces import FLAT
 from sb3_ext.offline.spaces_only import spaces_only_env
 from sb3_ext.offline.stepping import GradientSteps
-from sb3_ext.signatures import require_known
 from sb3_ext.updates import step_all_tensors_at_once
 
 
-class FromDemonstrations(GradientSteps, BaseAlgorithm):
+class FromDemonstrations(GradientSteps, CheckedLoading):
     """The base of what imitates: write :meth:`update`, and the rest is SB3's API::
 
         class Clone(FromDemonstrations):
@@ -67,7 +65,6 @@ class FromDemonstrations(GradientSteps, BaseAlgorithm):
         "MultiInputPolicy": MultiInputActorCriticPolicy,
     }
     data_argument = "demonstrations"
-    #: Checkpoints go to the class that saved them; see :func:`checkpoints.require_compatible`.
     family: ClassVar[str] = "FromDemonstrations"
     #: Kinds of action spaces that the algorithm can act in.
     supported_actions: ClassVar[tuple[type[Any], ...]] = FLAT
@@ -255,32 +252,6 @@ class FromDemonstrations(GradientSteps, BaseAlgorithm):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []
-
-    @classmethod
-    def load(
-        cls,
-        path: str | pathlib.Path | io.BufferedIOBase,
-        env: GymEnv | str | None = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **kwargs: Any,
-    ) -> Self:
-        """Load a model; keyword arguments override what was saved.
-
-        Without ``demonstrations=`` it can act; to learn on, give them.
-
-        :raises CheckpointError: if the file is damaged or was saved by another class
-        :raises TypeError: if a keyword is no argument of the class
-        """
-        summary = checkpoints.inspect(path)
-        checkpoints.require_compatible(cls, summary, str(path))
-        require_known(cls, kwargs, where=f"{cls.__name__}.load", also=summary.attributes)
-        made: Any = None if env is None else maybe_make_env(env, 0)
-        return super().load(
-            path, made, device, custom_objects, print_system_info, force_reset, **kwargs
-        )
 
     def save_for_sb3(self, path: str | pathlib.Path) -> None:
         """Save the policy, such that ``ActorCriticPolicy.load(path)`` of stock SB3 loads it.

@@ -1,0 +1,187 @@
+"""Networks of ACER: SB3's actor-critic policies with action values, and their slow average."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN, create_mlp
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.utils import polyak_update
+from torch import Tensor, nn
+
+from sb3_ext.plugins.acer.equations import stochastic_dueling
+from sb3_ext.plugins.acer.statistics import Statistics, statistics_of
+
+
+class ACERPolicy(ActorCriticPolicy):
+    """An actor, a critic of actions, and an average of the actor that follows slowly.
+
+    For Discrete actions the critic's head has a value for each. For others there is a value of the
+    state, and a network of the action's advantage beside it (a dueling network).
+
+    Box actions live in [-1, 1] here, around a mean and with a standard deviation that stays.
+
+    :param args: as in SB3's ``ActorCriticPolicy``
+    :param action_std: standard deviation of Box actions
+    :param advantage_net_arch: hidden layers of the advantage
+    :param kwargs: as in SB3's ``ActorCriticPolicy``; without gSDE
+    """
+
+    statistics: Statistics
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        *args: Any,
+        action_std: float = 0.3,
+        advantage_net_arch: Sequence[int] = (64,),
+        **kwargs: Any,
+    ) -> None:
+        self.action_std = action_std
+        self.advantage_net_arch = list(advantage_net_arch)
+        super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        own = {"action_std": self.action_std, "advantage_net_arch": self.advantage_net_arch}
+        return {**super()._get_constructor_parameters(), **own}
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        self.statistics = statistics_of(self.action_space, self.action_std)
+        latent = self.mlp_extractor.latent_dim_vf
+        self.advantage_net: nn.Module | None = None
+        if isinstance(self.action_space, spaces.Discrete):
+            self.value_net = nn.Linear(latent, self.statistics.outputs)
+        else:
+            size = latent + self.statistics.inputs
+            layers = create_mlp(size, 1, self.advantage_net_arch, self.activation_fn)
+            self.advantage_net = nn.Sequential(*layers)
+        if hasattr(self, "log_std"):  # SB3 learns it; here it stays
+            del self.log_std
+        for net in (self.value_net, self.advantage_net):
+            if self.ortho_init and net is not None:
+                net.apply(self.init_weights)
+        self.average = nn.ModuleList(copy.deepcopy(self._actor())).requires_grad_(False)
+        learned = [one for one in self.parameters() if one.requires_grad]
+        self.optimizer = self.optimizer_class(  # type: ignore[call-arg]
+            learned, lr=lr_schedule(1), **self.optimizer_kwargs
+        )
+
+    # -- the actor and its average -----------------------------------------------------------
+
+    def _actor(self) -> list[nn.Module]:
+        """What its outputs come from."""
+        return [self.pi_features_extractor, self.mlp_extractor.policy_net, self.action_net]
+
+    def follow(self, decay: float) -> None:
+        """``average <- decay * average + (1 - decay) * actor``; running statistics are copied."""
+        for mine, slow in zip(self._actor(), self.average, strict=True):
+            polyak_update(mine.parameters(), slow.parameters(), 1 - decay)
+            polyak_update(mine.buffers(), slow.buffers(), 1.0)
+
+    def heads(self, obs: PyTorchObs) -> tuple[Tensor, Tensor, Tensor]:
+        """Outputs of the actor, outputs of its average, and the critic's latent code.
+
+        :param obs: ``[N, ...]``
+        """
+        seen = self._seen(obs)
+        features = self.pi_features_extractor(seen)
+        outputs = self.action_net(self.mlp_extractor.forward_actor(features))
+        with th.no_grad():
+            extractor, hidden, last = self.average
+            slow = last(hidden(extractor(seen)))
+        if not self.share_features_extractor:
+            features = self.vf_features_extractor(seen)
+        return outputs, slow, self.mlp_extractor.forward_critic(features)
+
+    def _seen(self, obs: PyTorchObs) -> PyTorchObs:
+        return preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
+
+    # -- values ------------------------------------------------------------------------------
+
+    def advantages(self, latent: Tensor, actions: Tensor) -> Tensor:
+        """``A(x, a)`` for several actions of each state.
+
+        :param latent: ``[N, L]``
+        :param actions: ``[n, N, D]``
+        :return: ``[n, N]``
+        """
+        assert self.advantage_net is not None
+        n, size = actions.shape[:2]
+        encoded = self.statistics.encode(actions.flatten(0, 1)).reshape(n, size, -1)
+        pairs = th.cat([latent.expand(n, *latent.shape), encoded], dim=2)
+        values: Tensor = self.advantage_net(pairs)
+        return values.squeeze(2)
+
+    def predict_values(self, obs: PyTorchObs) -> Tensor:
+        """``V(x)``, ``[N, 1]``; of Discrete actions the mean of Q under the policy."""
+        seen = self._seen(obs)
+        features = self.vf_features_extractor(seen)
+        values: Tensor = self.value_net(self.mlp_extractor.forward_critic(features))
+        if self.advantage_net is not None:
+            return values
+        if not self.share_features_extractor:
+            features = self.pi_features_extractor(seen)
+        outputs = self.action_net(self.mlp_extractor.forward_actor(features))
+        mean: Tensor = (outputs.softmax(dim=1) * values).sum(dim=1, keepdim=True)
+        return mean
+
+    def dueling(self, latent: Tensor, actions: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor]:
+        """The stochastic dueling network (equation 13 of the paper).
+
+        :param latent: ``[N, L]``
+        :param actions: ``[n, N, D]``, whose values are asked for
+        :param sampled: ``[m, N, D]`` of the policy; without any, plain ``V + A``
+        :return: the values ``[n, N]``, and ``V(x)``, ``[N]``
+        """
+        value = self.value_net(latent).squeeze(1)
+        n = len(actions)
+        found = self.advantages(latent, th.cat([actions, sampled]))
+        if not len(sampled):
+            return value + found, value
+        values = [stochastic_dueling(value, one, found[n:]) for one in found[:n]]
+        return th.stack(values), value
+
+    # -- acting ------------------------------------------------------------------------------
+
+    @property
+    def squash_output(self) -> bool:
+        """Whether SB3 scales actions from [-1, 1] to the space's bounds."""
+        return isinstance(self.action_space, spaces.Box)
+
+    def behave(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[Tensor, Tensor]:
+        """Actions ``[N, D]`` as they were drawn, and the parameters of what drew them."""
+        features = self.pi_features_extractor(self._seen(obs))
+        outputs = self.action_net(self.mlp_extractor.forward_actor(features))
+        parameters = self.statistics.parameters(outputs)
+        draw = self.statistics.mode if deterministic else self.statistics.sample
+        return draw(parameters), parameters
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        actions, _ = self.behave(observation, deterministic)
+        actions = actions.clamp(-1, 1) if self.squash_output else actions
+        return actions.reshape(-1, *(self.action_space.shape or ()))
+
+
+class CnnPolicy(ACERPolicy):
+    """For images."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("features_extractor_class", NatureCNN)
+        super().__init__(*args, **kwargs)
+
+
+class MultiInputPolicy(ACERPolicy):
+    """For Dict observations."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("features_extractor_class", CombinedExtractor)
+        super().__init__(*args, **kwargs)
