@@ -41,9 +41,9 @@ def resolve_demonstrations(demonstrations: Demonstrations, env: Any = None) -> O
             dataset = _dataset(demonstrations, env)
         except SpacesUnknownError as error:
             raise ValueError(
-                "these demonstrations do not say of which spaces their observations and actions "
-                "are: make the model with env=, of which only the spaces are used, or read them "
-                "with a reader of sb3_ext.offline, such as from_trajectories(..., env)"
+                "these demonstrations do not say which actions are allowed, or which observations "
+                "there are: make the model with env=, of which only the spaces are used, or read "
+                "them with a reader of sb3_ext.offline, such as from_trajectories(..., env)"
             ) from error
     require_learnable(dataset.action_space)
     return dataset
