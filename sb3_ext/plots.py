@@ -7,6 +7,7 @@ matplotlib settings for the screen are left alone.
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -87,7 +88,8 @@ def plot_training_run(
     """Draw one run: training episodes, evaluations and, below, what the method said about itself.
 
     Reads what is there of ``monitor.csv``, ``evaluations.npz`` and ``progress.csv``. The first row
-    where a ``*/active`` metric is 1 gets a vertical line.
+    where a ``*/active`` metric is 1 gets a vertical line. Where ``config.json`` says that others
+    than the agent played the episodes, the legend says it, too.
 
     :param path: the picture's file, ``run_dir/learning_curve.png`` by default
     :param diagnostics: columns of ``progress.csv`` to draw; by default up to four whose namespace
@@ -133,9 +135,18 @@ def _draw_episodes(axes: Axes, run_dir: Path) -> bool:
     window = int(np.clip(len(returns) // 20, 5, 100))
     smooth = returns.rolling(window, min_periods=1).mean()
     axes.plot(steps, returns, ".", color=PALETTE[0], markersize=5.5, alpha=0.3, markeredgewidth=0)
-    label = f"training (mean of {window} episodes)"
+    label = f"{_played_by(run_dir) or 'training'} (mean of {window} episodes)"
     axes.plot(steps, smooth, color=PALETTE[0], linewidth=1.6, label=label)
     return True
+
+
+def _played_by(run_dir: Path) -> str | None:
+    """Who played the episodes, where ``config.json`` says that it was not the agent alone."""
+    try:
+        config = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return config.get("episodes_played_by") if isinstance(config, dict) else None
 
 
 def _draw_evaluations(axes: Axes, path: Path) -> bool:

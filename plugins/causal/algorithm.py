@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from sb3_ext.algorithms.networks import descend
 from sb3_ext.offline.demonstrated import FromDemonstrations
-from sb3_ext.offline.demonstrations import Demonstrations
+from sb3_ext.offline.demonstrations import Demonstrations, resolve_demonstrations
 from sb3_ext.plugins.causal.equations import beta_vae_loss, draw_graphs, masked_input
 from sb3_ext.plugins.causal.export import fold_graph
 from sb3_ext.plugins.causal.factors import Factors, Graph, Layout, declared_layout, make_factors
 from sb3_ext.plugins.causal.networks import GraphExtractor, LatentExtractor
-from sb3_ext.plugins.causal.outputs import imitation_loss
+from sb3_ext.plugins.causal.outputs import accuracy, imitation_loss
 from sb3_ext.plugins.causal.posterior import Posterior
 from sb3_ext.signatures import require_known
 
@@ -131,6 +131,9 @@ class CausalBC(FromDemonstrations):
     def _setup_model(self) -> None:
         self._require_options()  # load(path, keep_probability=...) may have changed them
         self.require_spaces()
+        if self.demonstrations is not None:  # load(path, demonstrations=...) may name a file
+            made = (self.observation_space, self.action_space)
+            self.demonstrations = resolve_demonstrations(self.demonstrations, made)
         self._resolve_factors()
         super()._setup_model()
         self.vae_optimizer: th.optim.Optimizer | None = None
@@ -223,7 +226,7 @@ class CausalBC(FromDemonstrations):
             total = loss - distribution.log_prob(actions).mean()
             metrics["std"] = self.policy.log_std.detach().exp().mean().item()
         else:
-            metrics["accuracy"] = _accuracy(outputs, actions, self.action_space)
+            metrics["accuracy"] = accuracy(outputs, actions, self.action_space)
         descend(total, self.policy.optimizer)
         return metrics
 
@@ -387,14 +390,3 @@ class CausalBC(FromDemonstrations):
                 "policy.save, whose file needs sb3-ext"
             )
         fold_graph(self.policy, self.policy_class, self.lr_schedule).save(str(path))
-
-
-def _accuracy(outputs: Tensor, actions: Tensor, space: spaces.Space[Any]) -> float:
-    """How often the likeliest action is the expert's, over the parts of an action."""
-    if isinstance(space, spaces.MultiBinary):
-        return ((outputs > 0) == (actions.flatten(1) > 0.5)).float().mean().item()
-    sizes: Sequence[int] = [outputs.shape[-1]]
-    if isinstance(space, spaces.MultiDiscrete):
-        sizes = space.nvec.tolist()
-    best = th.stack([one.argmax(-1) for one in outputs.split(list(sizes), dim=-1)], dim=1)
-    return (best == actions.reshape(len(outputs), -1)).float().mean().item()

@@ -274,14 +274,22 @@ def _without_first_steps(dataset: OfflineDataset) -> OfflineDataset:
 
 
 def make_with_previous_action(
-    env_id: str, mode: Mode = "confounded", one_hot: bool = False, **options: Any
+    env_id: str | None = None, mode: Mode = "confounded", one_hot: bool = False, **options: Any
 ) -> PreviousAction:
     """A registered environment in :class:`PreviousAction`, for commands, where it is
     ``sb3_ext.plugins.causal.confounding:PreviousAction-v0``.
 
     :param env_id: of the environment inside
     :param options: its own
+    :raises ValueError: if nothing says which environment is inside
     """
+    if env_id is None:
+        raise ValueError(
+            "PreviousAction-v0 shows the previous action of another environment, and nothing says "
+            "of which: give PreviousAction(gym.make('MountainCar-v0')) in Python, or "
+            "gym.make(..., env_id='MountainCar-v0'); --env-set env_id=MountainCar-v0 on the "
+            "command line"
+        )
     return PreviousAction(gym.make(env_id, **options), mode, one_hot)
 
 

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
+from torch import nn
 
 from sb3_ext.offline.arrays import map_observations
 from sb3_ext.offline.behaviour import acting
+from sb3_ext.plugins.causal.store import fingerprint_of
 
 if TYPE_CHECKING:
     from sb3_ext.plugins.causal.algorithm import CausalBC
 
 Ask = Callable[[str], str]
+FUNCTION = "function"
 
 
 class Expert:
@@ -23,12 +26,18 @@ class Expert:
 
     :param answer: observations ``[B, ...]`` -> actions ``[B, ...]``
     :param at_once: how many states it likes to be shown; None is all of them
+    :param name: what tells it from others: a model's fingerprint, ``"human"``, or ``"function"``,
+        of which nothing is known but what it answers
     """
 
     def __init__(
-        self, answer: Callable[[Any], Any], space: spaces.Space[Any], at_once: int | None = None
+        self,
+        answer: Callable[[Any], Any],
+        space: spaces.Space[Any],
+        at_once: int | None = None,
+        name: str = FUNCTION,
     ) -> None:
-        self.answer, self.space, self.at_once = answer, space, at_once
+        self.answer, self.space, self.at_once, self.name = answer, space, at_once, name
 
     def __call__(self, observations: Any, first: int = 0) -> NDArray[Any]:
         """Its actions, ``[B, ...]``.
@@ -93,7 +102,9 @@ def resolve_expert(expert: Any, model: CausalBC) -> Expert:
         one = next(iter(observations.values())) if isinstance(observations, dict) else observations
         return act(observations, np.ones(len(one), bool))[0]
 
-    return Expert(answer, space)
+    policy = getattr(expert, "policy", expert)
+    name = fingerprint_of(policy) if isinstance(policy, nn.Module) else FUNCTION
+    return Expert(answer, space, name=name)
 
 
 def human_expert(
@@ -124,7 +135,7 @@ def human_expert(
                 return action[None]  # type: ignore[index]
             show(f"{text!r} is no action of {space}; once more")
 
-    return Expert(answer, space, at_once=1)
+    return Expert(answer, space, at_once=1, name="human")
 
 
 def _described(observations: Any, names: tuple[str, ...]) -> str:

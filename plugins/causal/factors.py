@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -35,8 +35,14 @@ class Factors:
     def graph(self, chosen: Graph) -> NDArray[np.bool_]:
         """A choice of factors as a graph, ``[n]``.
 
+        :raises TypeError: for what is no choice at all
         :raises ValueError: for unknown names, a wrong number, or other values than 0 and 1
         """
+        if not isinstance(chosen, Iterable):
+            raise TypeError(
+                "a graph is a list of names of factors, of zeros and ones, or a mapping from names "
+                f"({', '.join(self.names)}), got {chosen!r}; {[1] * len(self)} is all factors"
+            )
         if isinstance(chosen, Mapping):
             self._require_known(chosen)
             if missing := [name for name in self.names if name not in chosen]:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +15,6 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import check_for_correct_spaces, configure_logger
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
-from sb3_ext.errors import CheckpointError
 from sb3_ext.plugins.causal.equations import (
     Floats,
     Graphs,
@@ -28,6 +23,7 @@ from sb3_ext.plugins.causal.equations import (
     edge_probabilities,
 )
 from sb3_ext.plugins.causal.posterior import Kind, Posterior
+from sb3_ext.plugins.causal.store import Store
 
 if TYPE_CHECKING:
     from sb3_ext.plugins.causal.algorithm import CausalBC
@@ -64,15 +60,17 @@ def execute_policies(
     :return: what was found; also :attr:`CausalBC.posterior`
     :raises ValueError: for an environment of other spaces, options out of range, returns that are
         not finite
-    :raises CheckpointError: if ``path`` is of another model, or other settings
+    :raises CheckpointError: if ``path`` is of another model, other settings or another kind of
+        intervention, or is damaged
     """
     require_budget("episodes", episodes)
     require_temperature(temperature)
+    kind: Kind = "policy execution"
     venv = vec_env_for(model, env)
     seed = int(model.stream_seed or 0) if seed is None else seed
     where = {"seed": seed, "n_envs": venv.num_envs, "env": _name_of(venv)}
-    store = Store(model, path, where)
-    posterior = store.read() or empty_posterior(model, "policy execution", temperature, ridge)
+    store = Store(model, path, kind, where)
+    posterior = store.read() or empty_posterior(model, kind, temperature, ridge)
     posterior = replace(posterior, temperature=temperature, ridge=ridge)
     left = episodes - posterior.cost
     with Watched(model, callback, posterior, episodes, progress_bar) as watched:
@@ -237,52 +235,3 @@ class Watched:
     def __exit__(self, *_: Any) -> None:
         self.root.on_training_end()
         self.bar.stop()
-
-
-class Store:
-    """A file that an intervention goes on from.
-
-    :param path: None for no file
-    :param settings: which must be the same to go on
-    """
-
-    def __init__(
-        self, model: CausalBC, path: str | os.PathLike[str] | None, settings: dict[str, Any]
-    ) -> None:
-        self.path = None if path is None else Path(path)
-        self.settings = {**settings, "policy": fingerprint_of(model)}
-
-    def read(self) -> Posterior | None:
-        """What was found so far; None where nothing is.
-
-        :raises CheckpointError: if it is of another model or other settings
-        """
-        if self.path is None or not self.path.exists():
-            return None
-        saved = json.loads(self.path.read_text(encoding="utf-8")).get("settings", {})
-        if other := sorted(
-            name for name, value in self.settings.items() if saved.get(name) != value
-        ):
-            raise CheckpointError(
-                f"{self.path} is of an intervention with another {' and '.join(other)}: give "
-                "another path, or remove it"
-            )
-        return Posterior.load(self.path)
-
-    def write(self, posterior: Posterior, **more: Any) -> None:
-        """Keep it."""
-        if self.path is not None:
-            posterior.save(self.path, settings=self.settings, **more)
-
-
-def fingerprint_of(model: CausalBC) -> str:
-    """What tells a policy from another one, whatever its graph."""
-    digest = hashlib.sha256()
-    for name, tensor in _weights(model):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _weights(model: CausalBC) -> Iterator[tuple[str, th.Tensor]]:
-    yield from model.policy.named_parameters()

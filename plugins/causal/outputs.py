@@ -1,4 +1,4 @@
-"""What a policy's last layer says, in each kind of action space: losses and disagreement."""
+"""What a policy's last layer says, by action space: losses, accuracy and disagreement."""
 
 from __future__ import annotations
 
@@ -55,6 +55,18 @@ def disagreement(outputs: Tensor, space: spaces.Space[Any]) -> Tensor:
             for logits in _categories(outputs, space)
         ]
     return th.stack(parts).sum(0)
+
+
+def accuracy(outputs: Tensor, actions: Tensor, space: spaces.Space[Any]) -> float:
+    """How often the likeliest action is the expert's, over the parts of an action.
+
+    :param outputs: logits, ``[B, ...]``
+    :param actions: ``[B]`` or ``[B, ...]``, the expert's
+    """
+    if isinstance(space, spaces.MultiBinary):
+        return ((outputs > 0) == (actions.flatten(1) > 0.5)).float().mean().item()
+    best = th.stack([one.argmax(-1) for one in _categories(outputs, space)], dim=1)
+    return (best == actions.reshape(len(outputs), -1)).float().mean().item()
 
 
 def half_range(space: spaces.Box, like: Tensor) -> Tensor:

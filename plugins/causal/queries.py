@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ext.errors import CheckpointError
 from sb3_ext.offline import OfflineDataset
 from sb3_ext.offline.arrays import map_observations
 from sb3_ext.plugins.causal.equations import (
@@ -23,9 +23,8 @@ from sb3_ext.plugins.causal.equations import (
     all_graphs,
     draw_graphs,
 )
-from sb3_ext.plugins.causal.experts import Expert, resolve_expert
+from sb3_ext.plugins.causal.experts import FUNCTION, Expert, resolve_expert
 from sb3_ext.plugins.causal.interventions import (
-    Store,
     Watched,
     adopt,
     empty_posterior,
@@ -35,13 +34,16 @@ from sb3_ext.plugins.causal.interventions import (
     vec_env_for,
 )
 from sb3_ext.plugins.causal.outputs import disagreement, imitation_loss
-from sb3_ext.plugins.causal.posterior import Posterior
+from sb3_ext.plugins.causal.posterior import Kind, Posterior
+from sb3_ext.plugins.causal.store import Store
 
 if TYPE_CHECKING:
     from sb3_ext.plugins.causal.algorithm import CausalBC
 
 #: Graphs that a disagreement is the mean over, where there are too many to list.
 _MIXTURE = 128
+#: States in which a function is asked again, to see whether the answers in a file are its own.
+_ASKED_AGAIN = 3
 
 
 def query_expert(
@@ -83,25 +85,30 @@ def query_expert(
     :param seed: of graphs and environments; None is the model's
     :param callback: as in SB3's ``learn``; a step is an answer of a human, or all of a model's
     :param path: a JSON file that answers are written to as they come. If it is there, the expert is
-        not asked again for a state that it answered, also where there are more queries now
+        not asked again for a state that it answered, also where there are more queries now. A
+        model is known by its parameters, a function by what it says in three of those states
     :return: what was found; also :attr:`CausalBC.posterior`
-    :raises ValueError: for states of other spaces, fewer states than queries, or an expert's
-        actions that the space does not have
-    :raises CheckpointError: if ``path`` is of another model, or another seed
+    :raises ValueError: for states of other spaces or that are not finite, fewer states than
+        queries, or an expert's actions that the space does not have
+    :raises CheckpointError: if ``path`` is of another model, another expert, another seed or
+        another kind of intervention, or is damaged
     """
     require_budget("queries", queries)
     require_budget("n_graphs", n_graphs)
     require_temperature(temperature)
     seed = int(model.stream_seed or 0) if seed is None else seed
     asked = resolve_expert(expert, model)
+    kind: Kind = "expert query"
+    store = Store(model, path, kind, {"seed": seed, "expert": asked.name})
+    store.read()  # which checks it, before anything is played or asked
     wanted = max(10 * queries, 1_000) if n_states is None else n_states
     seen = _states(model, states, wanted, seed)
     if _count(seen) < queries:
         raise ValueError(f"{queries} queries need at least as many states, got {_count(seen)}")
+    _require_finite(seen)
     chosen = most_disputed(model, seen, queries, seed)
     shown = map_observations(lambda values: values[chosen], seen)
-    store = Store(model, path, {"seed": seed})
-    posterior = empty_posterior(model, "expert query", temperature, ridge)
+    posterior = empty_posterior(model, kind, temperature, ridge)
     with Watched(model, callback, posterior, queries, progress_bar) as watched:
         states_of = _digests(shown)
         known = _answers(model, asked, shown, states_of, store, watched, posterior)
@@ -195,13 +202,15 @@ def _answers(
 
     :param states_of: what tells the states from each other, ``[queries]``
     """
-    known: dict[str, Any] = {}
-    if store.read() is not None and store.path is not None:
-        kept = json.loads(store.path.read_text(encoding="utf-8")).get("answers", {})
-        known = {state: kept[state] for state in kept}
+    known = store.answers()
     first = {state: row for row, state in reversed(list(enumerate(states_of)))}
-    left = [row for state, row in sorted(first.items(), key=lambda one: one[1])]
-    left = [row for row in left if states_of[row] not in known]
+    ordered = [row for state, row in sorted(first.items(), key=lambda one: one[1])]
+    left = [row for row in ordered if states_of[row] not in known]
+    again = [row for row in ordered if states_of[row] in known][:_ASKED_AGAIN]
+    if again and expert.name == FUNCTION:
+        part = map_observations(lambda values: values[again], shown)
+        said = np.array([known[states_of[row]] for row in again])
+        _require_the_same(said, expert(part), expert, store)
     while left and watched.goes_on:
         rows, left = left[: expert.at_once or len(left)], left[expert.at_once or len(left) :]
         part = map_observations(lambda values, rows=rows: values[rows], shown)
@@ -212,6 +221,23 @@ def _answers(
             store.write(so_far, answers=known)
             watched.tell(so_far)
     return known
+
+
+def _require_the_same(before: Any, now: Any, expert: Expert, store: Store) -> None:
+    """Refuse to mix the answers of two experts.
+
+    :param before: actions ``[k, ...]`` of the file
+    :param now: of this expert, in the same states
+    :raises CheckpointError: if they differ by more than a network does from batch to batch
+    """
+    same = [np.allclose(*pair, rtol=1e-3, atol=1e-3) for pair in zip(before, now, strict=True)]
+    if not all(same):
+        row = same.index(False)
+        raise CheckpointError(
+            f"{store.path} holds the answers of another expert: it says {before[row]} where this "
+            f"one says {now[row]}. Give another path, or remove it. (An expert that throws dice "
+            "cannot be told from another one: ask it for all queries in one call)"
+        )
 
 
 def _none(model: CausalBC) -> tuple[Graphs, Floats]:
@@ -242,6 +268,22 @@ def _states(model: CausalBC, states: Any, wanted: int, seed: int) -> Any:
             "environment, its id or a dataset will do, too"
         )
     return map_observations(np.asarray, states)
+
+
+def _require_finite(states: Any) -> None:
+    """Refuse states in which no policy can be compared, before anybody is asked about them.
+
+    :raises ValueError: with the first of them
+    """
+    for key, part in (states if isinstance(states, dict) else {"": states}).items():
+        fine = np.isfinite(np.asarray(part, dtype=float)).reshape(len(part), -1).all(axis=1)
+        if not fine.all():
+            first = int(np.argmin(fine))
+            where = f" in {key!r}" if key else ""
+            raise ValueError(
+                f"states must be finite, and {int((~fine).sum())} of {len(fine)} hold NaN or "
+                f"infinity{where}, first state {first}: {part[first]}. Leave them out"
+            )
 
 
 def _count(observations: Any) -> int:

@@ -21,9 +21,15 @@ from sb3_ext.plugins.imitation.demonstrations import (
     read_demonstrations,
     require_fits,
     require_one_horizon,
+    require_rows,
     variable_horizon,
 )
-from sb3_ext.plugins.imitation.generators import composed, require_acts_in, resolve_generator
+from sb3_ext.plugins.imitation.generators import (
+    composed,
+    require_acts_in,
+    require_policy,
+    resolve_generator,
+)
 from sb3_ext.plugins.imitation.options import require_options
 from sb3_ext.plugins.imitation.relabelling import relabel, require_relabelling
 from sb3_ext.plugins.imitation.rounds import (
@@ -118,6 +124,7 @@ class Adversarial(Saving):
         made: Any = None if env is None else maybe_make_env(env, verbose)
         if made is not None:
             require_acts_in(hers, made.action_space, name)
+        require_policy(hers, policy)
         self.demonstrations = dataset_of(demonstrations, made)
         self.saved_by = name
         self.horizon: int | None = None
@@ -170,6 +177,7 @@ class Adversarial(Saving):
             require_relabelling(self)
         self.minibatches: Minibatches | None = None
         self.expert: Any = None
+        self.demonstrated_horizon: int | None = None
         if self.demonstrations is not None:
             self.set_demonstrations(self.demonstrations)
         self.discriminator = self._make_discriminator()
@@ -207,14 +215,13 @@ class Adversarial(Saving):
         """
         found = read_demonstrations(demonstrations, (self.seen_space, self.action_space))
         require_fits(found, self.seen_space, self.action_space)
-        if not self.allow_variable_horizon:
-            require_one_horizon(found)
+        horizon = None if self.allow_variable_horizon else require_one_horizon(found)
         if self.demo_batch_size is not None and len(found) < self.demo_batch_size:
             raise ValueError(
                 f"demo_batch_size={self.demo_batch_size} is more than the {len(found)} transitions "
                 "of the demonstrations: give a smaller one, or more demonstrations"
             )
-        self.demonstrations = found
+        self.demonstrations, self.demonstrated_horizon = found, horizon
         self.expert = dict(zip(NAMES, layout(found, self.seen_space), strict=True))
         self.minibatches = Minibatches(found, self.seen_space, self.device)
         size = self.batch_of_demonstrations
@@ -315,7 +322,8 @@ class Adversarial(Saving):
     ) -> Any:
         """The learned rewards ``[n_envs]`` of a step; its transitions are kept for the next turn.
 
-        :raises ValueError: if an episode is shorter or longer than those before
+        :raises ValueError: if an episode is shorter or longer than those before, or than the
+            demonstrations', where these ended by themselves
         :raises NonFiniteError: if the environment returned NaN
         """
         rewards = self.reward_net.predict_processed(observations, actions, following, dones)
@@ -335,8 +343,16 @@ class Adversarial(Saving):
     def _end_episode(self, env: int, info: Mapping[str, Any]) -> None:
         # A Monitor knows the length also where a run was resumed with new episodes.
         length = int(info.get("episode", {}).get("l", self.episode_steps[env]))
-        if not self.allow_variable_horizon and length != (self.horizon or length):
-            raise variable_horizon("environment's episodes", self.horizon or 0, length)
+        if not self.allow_variable_horizon:
+            if length != (self.horizon or length):
+                raise variable_horizon(
+                    f"the environment's episodes have some of {self.horizon} and of {length} steps"
+                )
+            if length != (self.demonstrated_horizon or length):
+                raise variable_horizon(
+                    f"those of the demonstrations end after {self.demonstrated_horizon} steps, the "
+                    f"environment's after {length}"
+                )
         self.horizon = length
         self.logger.record_mean("rollout/ep_rew_learned_mean", self.episode_rewards[env])
         self.episode_steps[env] = self.episode_rewards[env] = 0
@@ -366,6 +382,9 @@ class Adversarial(Saving):
         """What the discriminator has learned to reward, ``[B]``; AIRL's without its shaping.
 
         :param observations: ``[B, *shape]``, the environment's own; likewise the others
+        :raises ValueError: for other shapes
         """
-        net = self.discriminator.reward_test
-        return net.predict(observations, actions, next_observations, dones)
+        rows = require_rows(
+            self.seen_space, self.action_space, observations, actions, next_observations, dones
+        )
+        return self.discriminator.reward_test.predict(*rows)

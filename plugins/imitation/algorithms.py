@@ -7,6 +7,7 @@ from typing import Any
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 
+from sb3_ext.plugins.imitation import compat
 from sb3_ext.plugins.imitation.adversarial import Adversarial
 from sb3_ext.plugins.imitation.equations import REWARD_FORMS
 
@@ -80,13 +81,14 @@ class AIRL(Adversarial):
         state_only: bool = False,
         **kwargs: Any,
     ) -> None:
+        compat.require()
+        from sb3_ext.plugins.imitation.rewards import require_density
+
         self.require_arguments(kwargs)
+        require_density(self.generator_class, policy)
         self.state_only = state_only
         super().__init__(policy, env, **kwargs)
 
     def _make_discriminator(self, **options: Any) -> Any:
-        from sb3_ext.plugins.imitation.rewards import require_density
-
-        require_density(self)
         gamma = getattr(self, "gamma", 0.99)
         return super()._make_discriminator(state_only=self.state_only, gamma=gamma, **options)

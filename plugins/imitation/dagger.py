@@ -20,7 +20,7 @@ from sb3_ext.offline import OfflineDataset
 from sb3_ext.offline.demonstrations import resolve_demonstrations
 from sb3_ext.plugins.imitation import compat
 from sb3_ext.plugins.imitation.bc import BC
-from sb3_ext.plugins.imitation.demonstrations import read_demonstrations
+from sb3_ext.plugins.imitation.demonstrations import read_demonstrations, with_channels_of
 from sb3_ext.plugins.imitation.experts import Expert, resolve_expert
 
 
@@ -46,7 +46,9 @@ class DAgger(BC):
     played; each action is the expert's with probability beta, else the clone's, and the expert
     labels every observation. Then the clone learns for ``n_epochs`` from all that was ever
     labelled, as :class:`BC` does. ``learn(total_timesteps)`` counts steps in the environment, and
-    ends with the round that reaches them.
+    ends with the round that reaches them. ``rollout/ep_rew_mean`` is the return of what was played,
+    by expert and clone in turn; ``dagger/clone_ep_rew_mean`` is the clone's, of rounds that it
+    played alone.
 
     :param policy: as in :class:`BC`
     :param env: where it is played. Under ``VecNormalize`` the expert sees what the environment says
@@ -67,6 +69,9 @@ class DAgger(BC):
 
     family = "DAgger"
     data_argument = "expert"
+    learn_counts = "environment steps"
+    #: Of its episodes' returns, which pictures then do not call the clone's.
+    episodes_played_by: ClassVar[str] = "expert and clone in turn"
     resumed_attributes: ClassVar[tuple[str, ...]] = ("aggregated", "rng")
 
     def __init__(
@@ -146,6 +151,14 @@ class DAgger(BC):
             )
         return True
 
+    def _unsettled(self) -> str:
+        return (
+            "would change its statistics from round to round, and what was learned before would "
+            "mean something else: take those of the expert's own training (VecNormalize.load), or "
+            "give them by env.obs_rms.update(from_policy(expert, env_id, n_episodes=10)"
+            ".observations), of sb3_ext.offline"
+        )
+
     def beta(self) -> float:
         """The share of steps in which the expert acts, in the next round; imitation's schedules."""
         schedules = compat.dagger()
@@ -216,6 +229,8 @@ class DAgger(BC):
         observations, starts = collector.reset(), np.ones(env.num_envs, dtype=np.bool_)
         active, episodes, steps = np.ones(env.num_envs, dtype=np.bool_), 0, 0
         wanted = max(self.round_min_timesteps, self.batch_size)
+        returns, totals = [], np.zeros(env.num_envs)
+        alone = self.beta() == 0  # who plays all of every episode
         goes_on = True
         whole = False
         try:
@@ -227,12 +242,17 @@ class DAgger(BC):
                 steps += env.num_envs
                 episodes += int((dones & active).sum())
                 starts = dones
+                totals += rewards
+                returns += totals[dones & active].tolist()
+                totals[dones] = 0
                 self._update_info_buffer(infos, dones)
                 callback.update_locals(locals())
                 goes_on = callback.on_step()
                 if episodes >= self.round_min_episodes and steps >= wanted:
                     active &= ~dones
             whole = goes_on
+            if alone and returns:
+                self.logger.record_mean("dagger/clone_ep_rew_mean", float(np.mean(returns)))
         finally:  # a human's answers are not thrown away, whatever ended the round
             for trajectory in dagger.serialize.pop(folder):
                 self.aggregated.add(trajectory)
@@ -271,7 +291,9 @@ class DAgger(BC):
 
         :raises ValueError: if there is nothing yet
         """
-        found = [] if self.demonstrations is None else [self.demonstrations]
+        found = []
+        if self.demonstrations is not None:
+            found.append(with_channels_of(self.demonstrations, self.observation_space))
         held = self.aggregated
         if held.actions:
             trajectories = [

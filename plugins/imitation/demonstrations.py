@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.preprocessing import is_image_space
 
 from sb3_ext.offline import OfflineDataset, episode_starts_after, from_minari
-from sb3_ext.offline.buffer import seen_by_sb3
+from sb3_ext.offline.buffer import rows_for, seen_by_sb3
 from sb3_ext.offline.demonstrations import resolve_demonstrations
 from sb3_ext.offline.spaces import Space, differences
 
@@ -91,27 +92,68 @@ def require_fits(dataset: OfflineDataset, observation_space: Space, action_space
         )
 
 
-def require_one_horizon(dataset: OfflineDataset) -> None:
+def require_one_horizon(dataset: OfflineDataset) -> int | None:
     """Refuse demonstrations whose episodes ended by themselves, some earlier than others.
 
+    :return: how long they are; None where data merely stop, maybe in the midst of an episode
     :raises ValueError: saying why that matters, and how to go on nevertheless
     """
     ends = [episode.stop - 1 for episode in dataset.episodes()]
     lengths = dataset.lengths()
-    if dataset.terminated[ends].any() and len(set(lengths.tolist())) > 1:
-        raise variable_horizon("demonstrations", int(lengths.min()), int(lengths.max()))
+    if not dataset.terminated[ends].any():
+        return None
+    if len(set(lengths.tolist())) > 1:
+        raise variable_horizon(
+            f"the demonstrations have some of {lengths.min()} and of {lengths.max()} steps"
+        )
+    return int(lengths[0])
 
 
-def variable_horizon(whose: str, one: int, other: int) -> ValueError:
-    """The error for episodes of different lengths."""
+def variable_horizon(found: str) -> ValueError:
+    """The error for episodes of different lengths.
+
+    :param found: which have which
+    """
     return ValueError(
-        f"all episodes must be equally long, and the {whose} have some of {one} and of {other} "
-        "steps. When an episode ends tells of the task's reward, and a learned reward of one sign "
-        "pays for staying alive (softplus) or for ending early (logsigmoid) whatever the expert "
-        "did: so results with variable horizons may have nothing to do with imitation. If you know "
-        "that, pass allow_variable_horizon=True, with the reward_form that the task needs; or let "
-        "every episode run to its time limit"
+        f"all episodes must be equally long, and {found}. When an episode ends tells of the task's "
+        "reward, and a learned reward of one sign pays for staying alive (softplus) or for ending "
+        "early (logsigmoid) whatever the expert did: so results with variable horizons may have "
+        "nothing to do with imitation. If you know that, pass allow_variable_horizon=True, with "
+        "the reward_form that the task needs; or let every episode run to its time limit"
     )
+
+
+def require_rows(
+    observation_space: Space,
+    action_space: Space,
+    observations: Any,
+    actions: Any,
+    next_observations: Any,
+    dones: Any,
+) -> list[Any]:
+    """Transitions as arrays, one a row.
+
+    :raises ValueError: for other shapes than the spaces', and another number of rows
+    """
+    shapes = (observation_space.shape, action_space.shape, observation_space.shape, ())
+    names = ("observations", "actions", "next_observations", "dones")
+    found = []
+    for name, shape, given in zip(
+        names, shapes, (observations, actions, next_observations, dones), strict=True
+    ):
+        array = np.asarray(given)
+        wanted = tuple(shape or ())
+        if array.shape[1:] != wanted or not array.ndim:
+            hint = f"; of a single one, give {name}[None]" if array.shape == wanted else ""
+            raise ValueError(
+                f"{name} must have the shape [B{''.join(f', {n}' for n in wanted)}], one a row, "
+                f"got {list(array.shape)}{hint}"
+            )
+        found.append(array)
+    if len({len(array) for array in found}) > 1:
+        counts = ", ".join(f"{len(a)} {name}" for name, a in zip(names, found, strict=True))
+        raise ValueError(f"a transition has one of each, got {counts}")
+    return found
 
 
 def layout(dataset: OfflineDataset, observation_space: Space) -> tuple[Any, Any, Any, Any]:
@@ -127,3 +169,15 @@ def layout(dataset: OfflineDataset, observation_space: Space) -> tuple[Any, Any,
         parts.append(rows)
     ends = dataset.terminated | dataset.truncated
     return parts[0], dataset.actions, parts[1], ends
+
+
+def with_channels_of(dataset: OfflineDataset, observation_space: Space) -> OfflineDataset:
+    """The same dataset, its images with their channels where a model's observations have them.
+
+    :param observation_space: of the model
+    """
+    if dataset.observation_space.shape == observation_space.shape:
+        return dataset
+    columns = ("observations", "next_observations")
+    moved = {name: rows_for(getattr(dataset, name), observation_space) for name in columns}
+    return replace(dataset, **moved, observation_space=observation_space)

@@ -24,6 +24,13 @@ def resolve_generator(
     name: str | None
     if isinstance(generator, str):
         name, found = find_algorithm(generator)
+    elif isinstance(generator, BaseAlgorithm):
+        kind = type(generator).__name__
+        raise ValueError(
+            f"generator must be an algorithm's name or class, got a {kind} that is made already: "
+            f"give generator={kind!r} or its class, and its arguments as generator_kwargs=; its "
+            "weights can be put in then, by model.policy.load_state_dict(...)"
+        )
     else:
         name, found = _name_of(generator), generator
     if not (isinstance(found, type) and issubclass(found, BaseAlgorithm)):
@@ -60,6 +67,19 @@ def require_acts_in(generator: Any, action_space: Any, imitator: str) -> None:
         )
 
 
+def require_policy(generator: Any, policy: Any) -> None:
+    """Refuse a policy's name that the generator does not know.
+
+    :raises ValueError: with those that it knows
+    """
+    known = list(generator.policy_aliases)
+    if isinstance(policy, str) and policy not in known:
+        raise ValueError(
+            f"the generator {generator.__name__} has no policy {policy!r}: it has "
+            f"{', '.join(map(repr, known))}"
+        )
+
+
 @functools.cache
 def composed(cls: Any, generator: type[BaseAlgorithm]) -> Any:
     """The class that imitates with this generator: ``cls`` in front of the generator's class.
@@ -79,6 +99,8 @@ def composed(cls: Any, generator: type[BaseAlgorithm]) -> Any:
 
 def _name_of(cls: Any) -> str | None:
     """The name by which commands find this very class."""
+    if not isinstance(cls, type):
+        return None
     spec = registry.spec_of(cls)
     if spec is not None:
         return spec.public_name

@@ -127,18 +127,22 @@ def make_discriminator(
     return discriminator
 
 
-def require_density(model: Any) -> None:
+def require_density(generator: Any, policy: Any) -> None:
     """Refuse a generator whose actions have no probability to compare with.
 
+    :param generator: its class
+    :param policy: a name of the generator's, or a class
     :raises TypeError: naming those that have
     """
-    policy = model.policy
-    recurrent = "Recurrent" in type(policy).__name__
-    if recurrent or not isinstance(policy, (ActorCriticPolicy, SACPolicy)):
+    known = generator.policy_aliases
+    # An unknown name is told later; whether it can be had at all is told first.
+    kind = policy if isinstance(policy, type) else known.get(policy, next(iter(known.values())))
+    recurrent = "Recurrent" in kind.__name__
+    if recurrent or not issubclass(kind, (ActorCriticPolicy, SACPolicy)):
         raise TypeError(
-            "AIRL compares the reward with the probability of the generator's actions, and a "
-            f"{type(policy).__name__} does not tell it: take generator='PPO', 'A2C', 'TRPO' or "
-            "'SAC', or GAIL"
+            "AIRL compares the reward with the probability of the generator's actions, and "
+            f"{generator.__name__}'s {kind.__name__} does not tell it: take generator='PPO', "
+            "'A2C', 'TRPO' or 'SAC', or GAIL"
         )
 
 

@@ -23,7 +23,7 @@ from sb3_ext.signatures import constructor_arguments, require_known
 _LIVING = (
     *("demonstrations", "discriminator", "reward_net", "discriminator_optimizer", "generated"),
     *("minibatches", "expert", "learned_rewards", "episode_steps", "episode_rewards"),
-    *("seen_space", "_alone"),
+    *("seen_space", "_alone", "demonstrated_horizon"),
 )
 #: Arguments that stand beside ``generator_kwargs``, not in it.
 BESIDE = ("policy", "env", "policy_kwargs", "seed", "device", "verbose", "tensorboard_log")
@@ -63,6 +63,21 @@ class Saving(BaseAlgorithm):
             self.save(path, include=["saved_by"] if hasattr(self, "replay_view") else None)
         finally:
             self._alone, self.saved_by = False, kept
+
+    def save_for_sb3(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """Save the generator alone, as a zip of stock SB3's or contrib's class, without ours.
+
+        :param path: as for ``save``
+        """
+        hers: Any = getattr(super(), "save_for_sb3", None)
+        if hers is None:  # the generator is one of theirs
+            self.save_generator(path)
+            return
+        self._alone = True
+        try:
+            hers(path)
+        finally:
+            self._alone = False
 
     @classmethod
     def check_arguments(cls, given: Mapping[str, Any], where: str, saved: Iterable[str]) -> None:
@@ -111,7 +126,8 @@ class Saving(BaseAlgorithm):
 
         :param kwargs: override what was saved; ``generator=`` is needed where the model was made
             with a class that has no name
-        :raises CheckpointError: if the file is damaged or was saved by another class
+        :raises CheckpointError: if the file is damaged, or was saved by another class or with
+            another generator
         """
         summary = checkpoints.inspect(path)
         if summary.saved_by != cls.__name__:
@@ -120,7 +136,7 @@ class Saving(BaseAlgorithm):
                 f"by {cls.__name__}: load it with the class that saved it"
             )
         if cls.generator_class is None:
-            chosen = kwargs.pop("generator", None) or _saved_generator(path)
+            chosen = _chosen_generator(path, kwargs.pop("generator", None))
             whole: Any = composed(cls, resolve_generator(chosen)[1])
             given = (path, env, device, custom_objects, print_system_info, force_reset)
             return whole.load(*given, **kwargs)  # type: ignore[no-any-return]
@@ -143,17 +159,32 @@ def dataset_of(given: Any, env: Any) -> OfflineDataset | None:
     return read_demonstrations(given, spaces_)
 
 
-def _saved_generator(path: Any) -> str:
-    """The generator's name in a zip, read without unpickling.
+def _chosen_generator(path: Any, given: Any) -> Any:
+    """The generator of a zip, which its user may name again.
 
-    :raises CheckpointError: if it has none
+    :param given: None, or a name or a class
+    :raises CheckpointError: if it has none by name and none is given, or is of another one
     """
+    found = _saved_generator(path)
+    if given is None and found is None:
+        raise CheckpointError(f"{path} was made with a generator of yours: pass generator=")
+    if given is None or found is None:
+        return found or given
+    name, hers = resolve_generator(given)
+    if name != found:
+        raise CheckpointError(
+            f"{path} was made with the generator {found!r}, whose networks are no "
+            f"{name or hers.__name__}'s: leave generator= out, or make a new model"
+        )
+    return given
+
+
+def _saved_generator(path: Any) -> str | None:
+    """The generator's name in a zip, read without unpickling; None of a class without one."""
     from stable_baselines3.common.save_util import open_path
 
     file = open_path(path, "r", suffix="zip")
     with zipfile.ZipFile(file) as archive:
         found = json.loads(archive.read("data")).get("generator")
     file.close() if isinstance(path, (str, pathlib.Path)) else file.seek(0)
-    if not isinstance(found, str):
-        raise CheckpointError(f"{path} was made with a generator of yours: pass generator=")
-    return found
+    return found if isinstance(found, str) else None

@@ -37,6 +37,7 @@ class Run:
     :param named: whether the command named it, or a folder above it
     :param window: how many episodes a point is the mean of; 0 for evaluations
     :param name: the algorithm in short
+    :param played_by: who played the episodes of training, where not the agent alone
     """
 
     path: Path
@@ -47,6 +48,7 @@ class Run:
     named: bool
     window: int = 0
     name: str = ""
+    played_by: str | None = None
     curve: tuple[Floats, Floats] = field(default_factory=_no_curve, repr=False)
 
 
@@ -147,6 +149,7 @@ def _read_run(folder: Path, *, named: bool) -> Run | None:
         seed=config.get("seed"),
         hyperparameters=hyperparameters if isinstance(hyperparameters, dict) else {},
         named=named,
+        played_by=config.get("episodes_played_by"),
     )
 
 
@@ -343,6 +346,11 @@ def _group(label: str, runs: Sequence[Run], by: str) -> Group:
         steps = np.linspace(low, high, POINTS if high > low else 1)
         returns = np.stack([np.interp(steps, *one.curve) for one in runs])
         note(f"{what}: no evaluations; drawn are training episodes, {runs[0].window} to a mean")
+        if played_by := runs[0].played_by:
+            note(
+                f"{what}: those episodes were played by {played_by}, and are not the agent's own: "
+                "sb3-ext eval RUN_DIR tells its returns, train --eval-every their curve"
+            )
         return Group(label, runs, steps, returns)
     steps = runs[0].curve[0]
     for one in runs[1:]:

@@ -366,11 +366,11 @@ def _draw(folder: Path, options: "TrainOptions") -> None:
     from sb3_ext.plots import plot_training_run
 
     try:
-        offline = hasattr(find_algorithm(options.algorithm)[1], "one_gradient_step")
+        algorithm = find_algorithm(options.algorithm)[1]
         plot_training_run(
             folder,
             title=f"{options.algorithm} on {options.env}",
-            xlabel="gradient steps" if offline else "environment steps",
+            xlabel=getattr(algorithm, "learn_counts", "environment steps"),
         )
     except FileNotFoundError:
         print("No episode ended and nothing was evaluated, so there is no picture.")

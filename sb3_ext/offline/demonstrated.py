@@ -158,7 +158,7 @@ class FromDemonstrations(GradientSteps, CheckedLoading):
         return self.minibatches is not None
 
     def _minibatches_of(self, data: OfflineDataset) -> Minibatches:
-        self.require_fitting(data.observation_space, data.action_space)
+        self.require_fitting(data.observation_space, data.action_space, "demonstrations")
         return Minibatches(data, self.observation_space, self.device)
 
     @classmethod

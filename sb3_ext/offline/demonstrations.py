@@ -16,6 +16,7 @@ from torch import Tensor
 from sb3_ext.offline.arrays import Array, map_observations
 from sb3_ext.offline.buffer import fingerprint, require_learnable, rows_for
 from sb3_ext.offline.dataset import OfflineDataset
+from sb3_ext.offline.readers.opening import SpacesUnknownError
 from sb3_ext.offline.spaces import Space
 
 Demonstrations: TypeAlias = OfflineDataset | ReplayBuffer | str | os.PathLike[str] | Sequence[Any]
@@ -31,12 +32,19 @@ def resolve_demonstrations(demonstrations: Demonstrations, env: Any = None) -> O
         objects with ``obs`` ``[T + 1]`` and ``acts`` ``[T]``
     :param env: what gives the spaces where the source does not
     :raises TypeError: if it is none of these
-    :raises ValueError: for none at all, actions that SB3 cannot learn, and pickles, which a path
-        alone is not trusted with
+    :raises ValueError: for none at all, spaces that nothing tells, actions that SB3 cannot learn,
+        and pickles, which a path alone is not trusted with
     """
     with warnings.catch_warnings():  # whether a time limit ended them is of no interest here
         warnings.filterwarnings("ignore", message=".* have no infos, so a time limit")
-        dataset = _dataset(demonstrations, env)
+        try:
+            dataset = _dataset(demonstrations, env)
+        except SpacesUnknownError as error:
+            raise ValueError(
+                "these demonstrations do not say which actions are allowed, or which observations "
+                "there are: make the model with env=, of which only the spaces are used, or read "
+                "them with a reader of sb3_ext.offline, such as from_trajectories(..., env)"
+            ) from error
     require_learnable(dataset.action_space)
     return dataset
 

@@ -25,6 +25,8 @@ class GradientSteps(BaseAlgorithm):
 
     #: The argument that takes the data.
     data_argument: ClassVar[str]
+    #: What ``learn(total_timesteps)`` counts, for pictures.
+    learn_counts: ClassVar[str] = "gradient steps"
     #: Whether it ever learned under ``VecNormalize``, whose statistics are in no zip.
     normalized: bool
 
@@ -45,10 +47,16 @@ class GradientSteps(BaseAlgorithm):
         self.normalized = getattr(self, "normalized", False) or normalizer is not None
         if normalizer is not None and normalizer.training:
             raise ValueError(
-                "VecNormalize has no episodes here to learn its statistics from: give them by "
-                f"env.obs_rms.update({self.data_argument}.observations), and pass training=False "
-                "(and norm_reward=False) to it; or leave it out"
+                f"VecNormalize {self._unsettled()}, and pass training=False (and "
+                "norm_reward=False) to it; or leave it out"
             )
+
+    def _unsettled(self) -> str:
+        """Why statistics must not change here, and where to take them from."""
+        return (
+            "has no episodes here to learn its statistics from: give them by "
+            f"env.obs_rms.update({self.data_argument}.observations)"
+        )
 
     def require_spaces(self) -> None:
         """Refuse to make networks for spaces that nobody named.
@@ -61,9 +69,12 @@ class GradientSteps(BaseAlgorithm):
                 "an env"
             )
 
-    def require_fitting(self, observation_space: Space, action_space: Space) -> None:
+    def require_fitting(
+        self, observation_space: Space, action_space: Space, argument: str | None = None
+    ) -> None:
         """Refuse data of other spaces than the model's.
 
+        :param argument: what they were given as; ``data_argument`` by default
         :raises ValueError: with every difference
         """
         found = [
@@ -74,7 +85,8 @@ class GradientSteps(BaseAlgorithm):
             told = "; ".join(found).replace("the environment", "the model")
             raise ValueError(
                 f"the data and this {type(self).__name__} do not fit each other: {told}. Make the "
-                f"model with this {self.data_argument}=, or with an environment that it is of"
+                f"model with this {argument or self.data_argument}=, or with an environment that "
+                "it is of"
             )
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, Any]:

@@ -46,6 +46,7 @@ def model_config(model: BaseAlgorithm) -> dict[str, Any]:
                 hyperparameters[name] = value
     hyperparameters["policy"] = _name(type(model.policy))
     env = model.get_env()
+    played_by = getattr(type(model), "episodes_played_by", None)
     return {
         "algorithm": _name(type(model)),
         **_source(type(model)),
@@ -55,6 +56,8 @@ def model_config(model: BaseAlgorithm) -> dict[str, Any]:
         "n_envs": model.n_envs,
         "seed": model.seed,
         "hyperparameters": hyperparameters,
+        # Whose returns a training's episodes tell, where it is not the agent alone.
+        **({} if played_by is None else {"episodes_played_by": played_by}),
         "versions": _versions(),
         "git": git_state(),
     }

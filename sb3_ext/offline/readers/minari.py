@@ -81,7 +81,8 @@ def _folder(id_or_path: Any, download: bool) -> Path:
     raise FileNotFoundError(
         f"there is no Minari dataset {str(id_or_path)!r}: neither is it a folder with "
         f"metadata.json in it or in its data/, nor an id under {home}. Fetch it "
-        f"with `minari download {id_or_path}`, or pass download=True"
+        f"with `minari download {id_or_path}`, or by sb3_ext.offline.from_minari("
+        f"{str(id_or_path)!r}, download=True)"
     )
 
 

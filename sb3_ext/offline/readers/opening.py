@@ -118,13 +118,17 @@ def spaces_of(
     return observation_space or found[0], action_space or found[1], env_id
 
 
+class SpacesUnknownError(ValueError):
+    """Data do not say their spaces, and nobody else did."""
+
+
 def require_action_space(action_space: Space | None, what: str) -> Space:
     """The action space, which cannot be guessed from data.
 
-    :raises ValueError: if it is not known
+    :raises SpacesUnknownError: if it is not known
     """
     if action_space is None:
-        raise ValueError(
+        raise SpacesUnknownError(
             f"{what} does not say which actions are allowed, and the largest one in the data is no "
             'bound: pass env="Hopper-v5", say, or action_space='
         )
@@ -135,14 +139,14 @@ def observation_space_like(shape: tuple[int, ...], dtype: Any, what: str) -> Spa
     """The space of observations that a file has without bounds: any float, or images.
 
     :param shape: of one observation
-    :raises ValueError: for integers that are no images: they may be indices
+    :raises SpacesUnknownError: for integers that are no images: they may be indices
     """
     dtype = np.dtype(dtype)
     if dtype.kind == "f":
         return spaces.Box(-np.inf, np.inf, shape, np.float32)
     if dtype == np.uint8 and len(shape) == 3:
         return spaces.Box(0, 255, shape, np.uint8)
-    raise ValueError(
+    raise SpacesUnknownError(
         f"{what} holds observations of dtype {dtype} and shape {list(shape)}, which may be of more "
         "than one kind of space: pass env= or observation_space="
     )

@@ -150,15 +150,25 @@ class Batches:
         return batches_of(self.model)
 
 
-@pytest.mark.parametrize(("kind", "generator"), [("gail", "ppo"), ("airl", "ppo"), ("gail", "sac")])
+@pytest.mark.parametrize(
+    ("kind", "generator", "action"),
+    [
+        ("gail", "ppo", "Box"),
+        ("airl", "ppo", "Box"),
+        ("gail", "sac", "Box"),
+        ("gail", "ppo", "MultiDiscrete"),
+        ("airl", "ppo", "MultiDiscrete"),
+        ("airl", "ppo", "Discrete"),
+    ],
+)
 def test_it_ends_with_the_bits_of_imitations_own_loop(
-    kind: str, generator: str, tmp_path: Any
+    kind: str, generator: str, action: str, tmp_path: Any
 ) -> None:
     from imitation.algorithms.adversarial import airl, gail
     from imitation.rewards import reward_nets
     from imitation.util import logger, networks
 
-    data = kit_dataset(kit_env())
+    data = kit_dataset(kit_env(action=action))
     options: dict[str, Any] = dict(ON_POLICY)
     more: dict[str, Any] = {"gen_replay_buffer_capacity": 16}
     if generator == "sac":
@@ -168,7 +178,7 @@ def test_it_ends_with_the_bits_of_imitations_own_loop(
     stock = {"ppo": PPO, "sac": stable_baselines3.SAC}[generator]
     ours = {"gail": GAIL, "airl": AIRL}[kind](
         "MlpPolicy",
-        kit_env(),
+        kit_env(action=action),
         demonstrations=data,
         generator=stock,
         generator_kwargs=options,
@@ -180,7 +190,7 @@ def test_it_ends_with_the_bits_of_imitations_own_loop(
     ours.get_env().reset()  # as imitation does when it wraps the environment
     ours.learn(96)
 
-    env = kit_env()
+    env = kit_env(action=action)
     algorithm: Any = stock("MlpPolicy", env, **options, **small())
     norm = {"normalize_input_layer": networks.RunningNorm}
     net: Any
