@@ -97,9 +97,9 @@ def test_the_picture_keeps_where_the_ball_is(row: int, column: int) -> None:
 
 @pytest.mark.parametrize("column", [124, 128, 131, 134])
 def test_a_ball_close_by_is_not_taken_for_the_paddle(column: int) -> None:
-    picture = pong.field_of(screen((100, column), 60))[None, ..., 0]
+    picture = pong.field_of(screen((50, column), 72))[None, ..., 0]
     rows, _ = pong.middles(picture, pong.PADDLE_FROM, pong.PADDLE_TO, pong.PADDLE)
-    np.testing.assert_allclose(rows, [68], atol=0.1)
+    np.testing.assert_allclose(rows, [80], atol=0.1)
 
 
 def test_the_rule_does_not_see_the_number_and_takes_channels_in_front() -> None:
