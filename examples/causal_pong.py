@@ -138,7 +138,7 @@ def pong(task: Task, mode: str, n_envs: int, seed: int) -> VecEnv:
     gym.register_envs(ale_py)
 
     def make() -> gym.Env[Any, Any]:
-        frames = {"obs_type": "grayscale", "frameskip": 3, "repeat_action_probability": task.sticky}
+        frames = {"obs_type": "grayscale", "frameskip": 2, "repeat_action_probability": task.sticky}
         game = gym.make("ALE/Pong-v5", max_episode_steps=task.limit, **frames)
         return PreviousAction(Field(game, task.points), mode)  # type: ignore[arg-type]
 
@@ -178,7 +178,7 @@ def middles(
 
 
 def follow_the_ball(
-    seen: NDArray[Any], off: float = 4.0, slack: float = 7.6, ahead: float = 0.9
+    seen: NDArray[Any], off: float = 5.0, slack: float = 5.6, ahead: float = 0.7
 ) -> NDArray[np.int64]:
     """The expert: where will the ball arrive, and is the paddle there?
 
