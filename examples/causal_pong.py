@@ -379,7 +379,7 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message=".*(rich is experimental|Monitor)")
     if games is not None:
-        whole = dataclasses.replace(task, points=2 * 21, limit=27_000, evaluations=games)
+        whole = dataclasses.replace(task, points=2 * 21, limit=40_000, evaluations=games)
         return print(f"mean score of {games} games: {evaluated(whole, RULE, 'confounded', 0)}")
     task.out.mkdir(parents=True, exist_ok=True)
     sizes = json.dumps({**dataclasses.asdict(task), "out": None}, indent=2)
