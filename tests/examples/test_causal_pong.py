@@ -80,7 +80,7 @@ def test_a_ball_that_leaves_or_is_not_seen_lets_it_rest() -> None:
 
 def test_a_paddle_on_its_way_is_let_go() -> None:
     assert decide((98, 90), (98, 96), paddle=72) == pong.DOWN
-    assert decide((98, 90), (98, 96), paddle=72, last=56) == pong.STAY
+    assert decide((98, 90), (98, 96), paddle=72, last=48) == pong.STAY
 
 
 @pytest.mark.parametrize("row", [3, 40, 41, 42, 43, 44, 150])
