@@ -44,6 +44,11 @@ TINY = {
         "--out {out}/causal",
         ("causal/causal_confusion.png", "causal/seed_0.json", "causal/weights_0.png"),
     ),
+    "causal_pong.py": Tiny(
+        "--samples 200 --vae-steps 4 --steps 4 --latents 3 --width 8 --points 1 --limit 40 "
+        "--evaluations 1 --episodes 2 --queries 4 --seeds 0 --out {out}/pong",
+        ("pong/seed_0/results.json", "pong/seed_0/graphs_confounded.zip", "pong/seed_0/*.png"),
+    ),
     "gail.py": Tiny(
         "--env Pendulum-v1 --env-kwargs --expert-steps 2048 --steps 2048 --clone-steps 20 "
         "--episodes 1 --keep-every 5 --trials 1 --seeds 1 --jobs 1 --out {out}/gail",

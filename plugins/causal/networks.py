@@ -140,27 +140,26 @@ def _image_encoder(shape: Sequence[int], width: int) -> tuple[nn.Module, int]:
 
 
 class _ImageDecoder(nn.Module):
-    """A linear map to an eighth of the size, and three doublings."""
+    """A linear map to an eighth of the size, and three transposed convolutions of stride 2.
+
+    A convolution after a nearest-neighbour doubling draws as well, and takes three times as long.
+    """
 
     def __init__(self, shape: Sequence[int], n_latents: int, width: int) -> None:
         super().__init__()
         self.size = tuple(shape[1:])
         small = [-(-side // 8) for side in self.size]
-        self.begin = nn.Sequential(
+        layers: list[nn.Module] = [
             nn.Linear(n_latents, width * small[0] * small[1]),
             nn.ReLU(),
             nn.Unflatten(1, (width, *small)),
-        )
-        channels = [width, width, width // 2, width // 2]
-        layers: list[nn.Module] = []
-        for before, after in pairwise(channels):
-            layers += [nn.Upsample(scale_factor=2), nn.Conv2d(before, after, 3, padding=1)]
-            layers += [nn.ReLU()]
+        ]
+        for before, after in pairwise([width, width, width // 2]):
+            layers += [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
+        layers.append(nn.ConvTranspose2d(width // 2, shape[0], 4, stride=2, padding=1))
         self.grow = nn.Sequential(*layers)
-        self.end = nn.Conv2d(channels[-1], shape[0], 3, padding=1)
 
     def forward(self, latents: Tensor) -> Tensor:
-        grown = self.grow(self.begin(latents))
-        cut = grown[:, :, : self.size[0], : self.size[1]]  # of what the last doubling has too much
-        decoded: Tensor = self.end(cut)
-        return decoded
+        grown = self.grow(latents)
+        cut: Tensor = grown[:, :, : self.size[0], : self.size[1]]  # of sides that 8 does not divide
+        return cut

@@ -32,7 +32,7 @@ import or has a version that does not fit, MuJoCo, the folder for temporary file
 is there and cannot compute, or a plugin. Optional parts may be missing."""
 ENV = "Hopper-v5"
 #: Distribution -> the module to import, where the name tells otherwise.
-MODULES = {"pyyaml": "yaml"}
+MODULES = {"pyyaml": "yaml", "ale-py": "ale_py"}
 #: What is optional: its use and the line that installs it.
 OPTIONAL = {
     "wandb": ("W&B tracking", 'pip install "sb3-ext[tracking]"'),
@@ -40,6 +40,7 @@ OPTIONAL = {
     "optuna": ("tuning", 'pip install "sb3-ext[tuning]"'),
     "h5py": ("offline data in HDF5", 'pip install "sb3-ext[offline]"'),
     "minari": ("Minari datasets", 'pip install "sb3-ext[offline]"'),
+    "ale-py": ("Atari's games", 'pip install "sb3-ext[atari]"'),
     "rl_zoo3": ("RL Zoo", 'pip install "sb3-ext[zoo]"'),
     # With its dependencies it would bring SB3 back to 2.2.
     "imitation": ("GAIL, AIRL, BC and DAgger", "pip install --no-deps imitation==1.0.1"),
@@ -201,7 +202,7 @@ def _optional() -> Iterator[Row]:
         except importlib.metadata.PackageNotFoundError:
             yield Row("optional parts", name, "missing", f"for {use}", install)
             continue
-        fault = _import_fault(name, apart=name in PATCHING)
+        fault = _import_fault(MODULES.get(name, name), apart=name in PATCHING)
         if fault:
             yield Row("optional parts", name, "broken", f"{version}; {fault}", install)
             continue
