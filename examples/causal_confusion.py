@@ -189,14 +189,20 @@ def one_seed(task: Task, seed: int) -> Path:
     if "dropout" not in done:
         keep("dropout", worth(dict.fromkeys(model.graph, True)))
     if "policy execution" not in done:
-        found, log = [], str(task.out / f"intervention_{seed}.json")
+        found = done.get("policy execution so far", [])
+        log = str(task.out / f"intervention_{seed}.json")
+        posterior = None
         for budget in sorted({min(one, task.episodes) for one in EPISODES}):
+            if budget in [known for known, _ in found]:
+                continue  # the log may hold later episodes already, which were not known then
             posterior = model.intervene(
                 imitators_env(task, "confounded", 1, seed), budget, seed=seed, path=log
             )
             found.append([budget, worth(posterior.graph)])
-        print(posterior.table(), flush=True)
-        posterior.plot(task.out / f"weights_{seed}.png")
+            keep("policy execution so far", found)
+        if posterior is not None:
+            print(posterior.table(), flush=True)
+            posterior.plot(task.out / f"weights_{seed}.png")
         keep("policy execution", found)
     if "expert queries" not in done:
         env = imitators_env(task, "confounded", 5, seed)

@@ -18,6 +18,11 @@ def require_relabelling(model: Any) -> None:
 
     :raises ValueError: saying what to leave out
     """
+    if getattr(model.replay_buffer, "next_observations", None) is None:
+        raise ValueError(
+            "relabel_rewards=True needs transitions, and the replay buffer of "
+            f"{model.generator_class.__name__} holds trajectories: pass relabel_rewards=False"
+        )
     if model.optimize_memory_usage:
         raise ValueError(
             "relabel_rewards=True needs what followed each transition, which a replay buffer with "

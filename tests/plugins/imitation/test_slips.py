@@ -279,3 +279,17 @@ def test_pictures_do_not_call_the_expert_s_returns_the_clone_s(
     assert "played by expert and clone in turn, and are not the agent's own" in (
         capsys.readouterr().err
     )
+
+
+def test_a_replay_of_trajectories_cannot_be_relabelled() -> None:
+    """ACER keeps no transitions; without relabelling it is a generator like others."""
+    from sb3_ext import ACER
+
+    env = kit_env(action="Discrete")
+    given = {"generator": ACER, "allow_variable_horizon": True, "device": "cpu", "seed": 0}
+    given |= {"demonstrations": kit_dataset(kit_env(action="Discrete"))}
+    given |= {"generator_kwargs": {"n_steps": 8, "replay_start": 16}, "gen_train_timesteps": 32}
+    with pytest.raises(ValueError, match=r"buffer of ACER holds trajectories.*relabel_rewards"):
+        GAIL("MlpPolicy", env, **given)
+    model = GAIL("MlpPolicy", env, relabel_rewards=False, **given)
+    assert model.learn(64).num_timesteps >= 64
