@@ -72,11 +72,12 @@ def test_every_discrete_algorithm_learns_to_match(cls: Any, changes: dict[str, A
     options |= {"train_freq": 1, "target_update_interval": 50, "exploration_fraction": 0.5}
     if cls is LFIWDQN:
         options |= {"fast_buffer_size": 200, "ratio_net_arch": (32, 32)}
+    nets = {"net_arch": [32, 32]} | ({"n_quantiles": 20} if cls is QRDQN else {})
     model = cls(
         "MlpPolicy",
         MatchDiscrete(),
         batch_size=64,
-        policy_kwargs={"net_arch": [32, 32]},
+        policy_kwargs=nets,
         buffer_size=5000,
         device="cpu",
         seed=0,

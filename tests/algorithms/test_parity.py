@@ -60,11 +60,16 @@ def trained(cls: Any, env: Any, updates: int = UPDATES, **kwargs: Any) -> Any:
     kwargs = {"learning_starts": 40, "batch_size": 20, "seed": 3, "buffer_size": 250} | kwargs
     if "replay_buffer_kwargs" in kwargs:  # SB3 writes into it
         kwargs["replay_buffer_kwargs"] = dict(kwargs["replay_buffer_kwargs"])
-    net = {"net_arch": [16, 16], **kwargs.pop("policy_kwargs", {})}
+    net = nets_of(cls.__name__) | kwargs.pop("policy_kwargs", {})
     model = cls(policy, env, policy_kwargs=net, device="cpu", **kwargs)
     while model._n_updates < updates:
         model.learn(200, reset_num_timesteps=False)
     return model
+
+
+def nets_of(name: str) -> dict[str, Any]:
+    """Small ones, and of QRDQN fewer quantiles than its 200, whose loss compares each with each."""
+    return {"net_arch": [16, 16]} | ({"n_quantiles": 20} if name == "QRDQN" else {})
 
 
 def everything(model: Any) -> dict[str, Any]:
@@ -233,7 +238,7 @@ def test_any_weights_are_a_scaled_backward_pass_of_stock_sb3(name: str, setting:
     options = OFTEN.get(name, {}) | SETTINGS[setting]
     env = options.pop("env", {})
     policy = options.pop("policy", "MlpPolicy")
-    options |= {"policy_kwargs": {"net_arch": [16, 16]}, "seed": 3, "learning_starts": 40}
+    options |= {"policy_kwargs": nets_of(name), "seed": 3, "learning_starts": 40}
     options |= {"batch_size": 32, "buffer_size": 250, "device": "cpu"}
     stock = STOCK[name](policy, env_for(name, **env), **options)
     # Rounding grows from update to update, so each setting gets as many.
