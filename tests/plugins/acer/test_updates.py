@@ -182,6 +182,53 @@ def test_cut_at_zero_it_is_the_critics_own_gradient() -> None:
     assert all(one.abs().max() < 1e-12 for one in taken)
 
 
+@pytest.mark.parametrize("kind", ["MultiDiscrete", "Box"])
+def test_cut_at_zero_it_is_one_action_of_the_policy(kind: str) -> None:
+    """grad log pi(a') (Q(a') - V) at an a' that was drawn; nothing if the correction is off."""
+    policy = policy_of(kind, 9)
+    windows = windows_of(policy)
+    family = policy.statistics
+    outputs, _, latent = policy.heads(windows.observations)
+    th.manual_seed(0)
+    drawn = family.sample(family.parameters(outputs).detach())
+    advantage = policy.advantages(latent, drawn[None])[0].detach()
+    objective = log_prob(policy, windows.observations, drawn) * advantage
+    expected = gradient(policy, -objective.mean())
+    options = dataclasses.replace(PLAIN, correction_term=0.0)
+    th.manual_seed(0)
+    require_close(actor_gradient(policy, direction(policy, windows, options)), expected)
+    without = dataclasses.replace(options, bias_correction=False)
+    taken = actor_gradient(policy, direction(policy, windows, without))
+    assert all(one.abs().max() < 1e-12 for one in taken)
+
+
+@every_space
+def test_what_is_logged(kind: str) -> None:
+    """Against NumPy and torch's distributions."""
+    policy = policy_of(kind, 10)
+    windows = windows_of(policy)
+    options = dataclasses.replace(PLAIN, correction_term=1.2)
+    told = {k: v.item() for k, v in direction(policy, windows, options).metrics.items()}
+    logs = log_prob(policy, windows.observations, windows.actions)
+    rho = (logs - behaved(policy, windows)).exp().detach().numpy()
+    assert told["truncated"] == pytest.approx((rho > 1.2).mean()) and 0 < told["truncated"] < 0.9
+    for name, share in (("rho_p10", 0.1), ("rho_p50", 0.5), ("rho_p90", 0.9)):
+        assert told[name] == pytest.approx(np.quantile(rho, share))
+    outputs, slow, _ = policy.heads(windows.observations)
+    family = policy.statistics
+    if isinstance(family, Gaussian):
+        pairs = [(th.distributions.Normal(slow, 0.3), th.distributions.Normal(outputs, 0.3))]
+    else:
+        assert isinstance(family, Categoricals)
+        parts = (slow.split(family.sizes, dim=1), outputs.split(family.sizes, dim=1))
+        made = [[th.distributions.Categorical(logits=one) for one in each] for each in parts]
+        pairs = list(zip(*made, strict=True))
+    kl = sum(th.distributions.kl_divergence(*pair).reshape(12, -1).sum(dim=1) for pair in pairs)
+    entropy = sum(pair[1].entropy().reshape(12, -1).sum(dim=1) for pair in pairs)
+    assert told["kl_to_average"] == pytest.approx(kl.mean().item())  # type: ignore[union-attr]
+    assert told["entropy"] == pytest.approx(entropy.mean().item())  # type: ignore[union-attr]
+
+
 @every_space
 def test_the_critics_gradient(kind: str) -> None:
     """(Q^ret - Q) grad Q; with a dueling network also min(1, rho) (Q^ret - Q) grad V."""
