@@ -23,6 +23,7 @@ from sb3_ext.plugins.acer.presets import constants
 from sb3_ext.plugins.acer.statistics import statistics_of
 from sb3_ext.plugins.acer.updates import Options, direction
 from sb3_ext.trajectories.replay import TrajectoryReplayBuffer, Windows
+from sb3_ext.updates import step_all_tensors_at_once
 
 
 class ACER(CheckedLoading, OffPolicyAlgorithm):
@@ -239,6 +240,7 @@ class ACER(CheckedLoading, OffPolicyAlgorithm):
         """
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
+        step_all_tensors_at_once([self.policy.optimizer])
         env, buffer = self._vec_normalize_env, self.replay_buffer
         if self.on_policy_updates and buffer.n_windows(self.n_steps):
             self._update(buffer.newest(self.n_steps, env), "on_policy")

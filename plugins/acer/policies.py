@@ -12,11 +12,11 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN, create_mlp
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
-from stable_baselines3.common.utils import polyak_update
 from torch import Tensor, nn
 
 from sb3_ext.plugins.acer.equations import stochastic_dueling
 from sb3_ext.plugins.acer.statistics import Statistics, statistics_of
+from sb3_ext.td import polyak_step
 
 
 class ACERPolicy(ActorCriticPolicy):
@@ -83,9 +83,10 @@ class ACERPolicy(ActorCriticPolicy):
 
     def follow(self, decay: float) -> None:
         """``average <- decay * average + (1 - decay) * actor``; running statistics are copied."""
-        for mine, slow in zip(self._actor(), self.average, strict=True):
-            polyak_update(mine.parameters(), slow.parameters(), 1 - decay)
-            polyak_update(mine.buffers(), slow.buffers(), 1.0)
+        online = nn.ModuleList(self._actor())
+        polyak_step(tuple(online.parameters()), tuple(self.average.parameters()), 1 - decay)
+        for mine, slow in zip(online.buffers(), self.average.buffers(), strict=True):
+            slow.copy_(mine)
 
     def heads(self, obs: PyTorchObs) -> tuple[Tensor, Tensor, Tensor]:
         """Outputs of the actor, outputs of its average, and the critic's latent code.
@@ -162,8 +163,9 @@ class ACERPolicy(ActorCriticPolicy):
         features = self.pi_features_extractor(self._seen(obs))
         outputs = self.action_net(self.mlp_extractor.forward_actor(features))
         parameters = self.statistics.parameters(outputs)
-        draw = self.statistics.mode if deterministic else self.statistics.sample
-        return draw(parameters), parameters
+        if deterministic:
+            return self.statistics.mode(parameters), parameters
+        return self.statistics.sample(parameters)[0], parameters
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         actions, _ = self.behave(observation, deterministic)

@@ -31,8 +31,8 @@ class Statistics(Protocol):
     def parameters(self, outputs: Tensor) -> Tensor:
         """From a network's outputs ``[N, outputs]`` to ``[N, width]``."""
 
-    def sample(self, parameters: Tensor) -> Tensor:
-        """An action each, ``[N, D]``, by torch's generator."""
+    def sample(self, parameters: Tensor, n: int = 1) -> Tensor:
+        """``n`` actions each, ``[n, N, D]``, by torch's generator."""
 
     def mode(self, parameters: Tensor) -> Tensor:
         """The likeliest action, ``[N, D]``."""
@@ -60,10 +60,11 @@ class Categoricals:
         parts = [part.log_softmax(dim=1) for part in outputs.split(self.sizes, dim=1)]
         return th.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
-    def sample(self, parameters: Tensor) -> Tensor:
-        """Of each component one."""
+    def sample(self, parameters: Tensor, n: int = 1) -> Tensor:
+        """Of each component ``n``."""
         parts = parameters.split(self.sizes, dim=1)
-        return th.cat([th.multinomial(part.exp(), 1) for part in parts], dim=1)
+        drawn = [th.multinomial(part.exp(), n, replacement=True).T for part in parts]
+        return th.stack(drawn, dim=2)
 
     def mode(self, parameters: Tensor) -> Tensor:
         """The likeliest value of each component."""
@@ -105,10 +106,11 @@ class Gaussian:
         log_sigma = outputs.new_full((len(outputs), 1), math.log(self.sigma))
         return th.cat([outputs, log_sigma], dim=1)
 
-    def sample(self, parameters: Tensor) -> Tensor:
+    def sample(self, parameters: Tensor, n: int = 1) -> Tensor:
         """Neither clipped nor squashed: ratios need the number that was drawn."""
         mean, log_sigma = parameters[:, :-1], parameters[:, -1:]
-        return mean + log_sigma.exp() * th.randn_like(mean)
+        noise = th.randn(n, *mean.shape, dtype=mean.dtype, device=mean.device)
+        return mean + log_sigma.exp() * noise
 
     def mode(self, parameters: Tensor) -> Tensor:
         """The mean."""

@@ -94,7 +94,7 @@ def _sampled(policy: ACERPolicy, windows: Windows, options: Options) -> Directio
     outputs, slow, latent = policy.heads(windows.observations)
     with th.no_grad():
         parameters = family.parameters(outputs)
-        drawn = th.stack([family.sample(parameters) for _ in range(options.n_dual_samples + 1)])
+        drawn = family.sample(parameters, options.n_dual_samples + 1)
         other, dual = drawn[0], drawn[1:]
     pairs = th.stack([windows.actions, other])
     (q_taken, q_other), v = policy.dueling(latent, pairs, dual)

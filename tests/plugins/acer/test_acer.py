@@ -195,7 +195,7 @@ def test_without_on_policy_updates_the_rollout_is_only_stored() -> None:
     model = small(kit_env(2, action="Box"), preset="paper", replay_start=100)
     before = snapshot(model)
     model.learn(96)
-    assert same(before, snapshot(model)) and model._n_updates == 0
+    assert same(before["policy"], snapshot(model)["policy"]) and model._n_updates == 0
     model.learn(64, reset_num_timesteps=False)
     assert model._n_updates > 0
 

@@ -53,7 +53,7 @@ def windows_of(policy: ACERPolicy, t: int = 4, b: int = 3, *, on_policy: bool = 
         outputs = policy.heads(seen)[0]
         noise = 0.0 if on_policy else 0.5
         behavior = family.parameters(outputs + noise * th.randn_like(outputs))
-        actions = family.sample(behavior)
+        actions = family.sample(behavior)[0]
     terminated, truncated = th.zeros(t, b, dtype=th.bool), th.zeros(t, b, dtype=th.bool)
     terminated[1, 0] = truncated[2, 1] = True
     return Windows(
@@ -190,7 +190,7 @@ def test_cut_at_zero_it_is_one_action_of_the_policy(kind: str) -> None:
     family = policy.statistics
     outputs, _, latent = policy.heads(windows.observations)
     th.manual_seed(0)
-    drawn = family.sample(family.parameters(outputs).detach())
+    drawn = family.sample(family.parameters(outputs).detach())[0]
     advantage = policy.advantages(latent, drawn[None])[0].detach()
     objective = log_prob(policy, windows.observations, drawn) * advantage
     expected = gradient(policy, -objective.mean())
@@ -401,7 +401,7 @@ def test_samples_follow_the_distribution(kind: str) -> None:
     th.manual_seed(0)
     family = statistics_of(SPACES[kind], 0.3)
     parameters = family.parameters(th.randn(1, family.outputs)).repeat(40_000, 1)
-    drawn = family.encode(family.sample(parameters)).float()
+    drawn = family.encode(family.sample(parameters)[0]).float()
     expected = parameters[0, : family.outputs]
     expected = expected if kind == "Box" else expected.exp()
     assert th.allclose(drawn.mean(dim=0), expected, atol=0.012)
