@@ -68,6 +68,7 @@ class ACER(CheckedLoading, OffPolicyAlgorithm):
     """
 
     family: ClassVar[str] = "ACER"
+    resumed_attributes: ClassVar[tuple[str, ...]] = ("replay_rng",)
     supported_actions: ClassVar[tuple[type[spaces.Space[Any]], ...]] = SUPPORTED
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": ACERPolicy,
@@ -77,6 +78,8 @@ class ACER(CheckedLoading, OffPolicyAlgorithm):
     policy: ACERPolicy
     replay_buffer: TrajectoryReplayBuffer
     replay_rng: np.random.Generator
+    #: Where that stood when the model was saved.
+    replay_state: Any = None
     n_steps: int
     replay_ratio: float
     replay_start: int
@@ -183,7 +186,7 @@ class ACER(CheckedLoading, OffPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         require_options(self)
-        chosen, drawn = self.policy_kwargs, getattr(self, "replay_rng", None)
+        chosen = self.policy_kwargs
         if "action_std" in chosen:
             raise TypeError("policy_kwargs has action_std: give it to ACER itself")
         self.policy_kwargs = {**chosen, "action_std": self.action_std}
@@ -195,13 +198,13 @@ class ACER(CheckedLoading, OffPolicyAlgorithm):
         n_steps, self.n_steps = self.n_steps, 1
         super()._setup_model()
         self.n_steps, self.policy_kwargs = n_steps, chosen
-        if drawn is not None:
-            self.replay_rng = drawn  # a loaded model goes on with it
+        if self.replay_state is not None:  # a loaded model goes on with it
+            self.replay_rng.bit_generator.state = self.replay_state
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """As in SB3; it also decides how often and what is replayed."""
         super().set_random_seed(seed)
-        self.replay_rng = np.random.default_rng(seed)
+        self.replay_rng = np.random.default_rng(seed)  # no plain value: save() writes its state
 
     # -- acting ------------------------------------------------------------------------------
 
@@ -281,6 +284,34 @@ class ACER(CheckedLoading, OffPolicyAlgorithm):
         return Options(**{name: getattr(self, name) for name in names})
 
     # -- files -------------------------------------------------------------------------------
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """As in SB3; the replay buffer by ``save_replay_buffer``."""
+        self.replay_state = self.replay_rng.bit_generator.state
+        super().save(*args, **kwargs)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "replay_rng"]
+
+    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
+        """As in SB3.
+
+        :raises ValueError: if it is another algorithm's, or of other environments or actions
+        """
+        made = self.replay_buffer
+        super().load_replay_buffer(path, truncate_last_traj)
+        found: Any = self.replay_buffer
+        told = "is no trajectory replay"
+        if isinstance(found, TrajectoryReplayBuffer):
+            pairs = [(one.n_envs, one.behavior.shape[2]) for one in (found, made)]
+            if pairs[0] == pairs[1]:
+                return
+            told = (
+                f"is of {pairs[0][0]} environments and {pairs[0][1]} numbers a distribution, this "
+                f"ACER has {pairs[1][0]} and {pairs[1][1]}"
+            )
+        self.replay_buffer = made
+        raise ValueError(f"the buffer in {path} {told}: load one that an ACER like this has saved")
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []

@@ -40,6 +40,11 @@ def require_actions(space: spaces.Space[Any] | None) -> None:
         names = ", ".join(one.__name__ for one in SUPPORTED)
         hint = "; MultiDiscrete([2] * n) says the same" * isinstance(space, spaces.MultiBinary)
         raise ValueError(f"ACER acts in {names} spaces, got {space}{hint}")
+    if isinstance(space, spaces.Discrete) and space.start != 0:
+        raise ValueError(
+            f"Stable-Baselines3 numbers Discrete actions from 0, got {space}: wrap the environment "
+            "in gymnasium.wrappers.TransformAction"
+        )
     if isinstance(space, spaces.Box) and not np.isfinite([space.low, space.high]).all():
         raise ValueError(
             f"ACER scales Box actions by their bounds, which must be finite, got {space}: "

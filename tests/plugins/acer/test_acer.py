@@ -1,5 +1,7 @@
 """The algorithm around its update: rollouts, replay, presets, files, and whether it learns."""
 
+import json
+import zipfile
 from typing import Any
 
 import gymnasium as gym
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3 import A2C
+from stable_baselines3 import A2C, DQN
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -223,6 +225,33 @@ def test_load_goes_on_with_the_generator_and_takes_overrides(tmp_path: Any) -> N
         ACER.load(tmp_path / "a2c")
 
 
+def test_a_buffer_of_others_is_refused(tmp_path: Any) -> None:
+    model = small().learn(16)
+    model.save_replay_buffer(tmp_path / "two")
+    one = small(kit_env(1, action="Discrete"))
+    held = one.replay_buffer
+    with pytest.raises(ValueError, match=r"of 2 environments and 3 numbers.*has 1 and 3"):
+        one.load_replay_buffer(tmp_path / "two")
+    assert one.replay_buffer is held
+    DQN("MlpPolicy", kit_env(1, action="Discrete"), buffer_size=10).save_replay_buffer(
+        tmp_path / "dqn"
+    )
+    with pytest.raises(ValueError, match="is no trajectory replay"):
+        one.load_replay_buffer(tmp_path / "dqn")
+
+
+def test_nothing_of_ours_in_a_zip_is_pickled_but_classes(tmp_path: Any) -> None:
+    """The generator's state is plain numbers."""
+    small().learn(16).save(tmp_path / "model")
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        data = json.loads(archive.read("data"))
+    assert data["replay_state"]["bit_generator"] == "PCG64"
+    pickled = {name for name, one in data.items() if ":serialized:" in str(one)}
+    stock = {"policy_class", "observation_space", "action_space", "lr_schedule", "train_freq"}
+    stock |= {"replay_buffer_class", "policy_kwargs", "_last_obs", "_last_episode_starts"}
+    assert pickled <= stock | {"_last_original_obs", "ep_info_buffer", "ep_success_buffer"}
+
+
 def test_a_second_learn_cuts_the_episode_off() -> None:
     """``learn`` resets the environment: no window may run on from the old episode into the new."""
     model = small(DummyVecEnv([lambda: Straight(False)]))
@@ -277,6 +306,14 @@ def test_spaces_that_cannot_work() -> None:
 
     with pytest.raises(ValueError, match="must be finite"):
         small(DummyVecEnv([lambda: Unbounded(True)]))
+
+
+def test_actions_that_are_numbered_from_elsewhere() -> None:
+    class Late(Straight):
+        action_space = spaces.Discrete(2, start=1)
+
+    with pytest.raises(ValueError, match="numbers Discrete actions from 0"):
+        small(DummyVecEnv([lambda: Late(True)]))
 
 
 def test_rewards_out_of_scale_stop_it() -> None:
