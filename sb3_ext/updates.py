@@ -18,6 +18,9 @@ of Stable-Baselines3. When SB3 moves, this is the list to check:
   and ``CrossQ``: rewritten as one gradient step each; the parity tests hold the two side by side
 * the networks that they name (``actor``, ``critic``, ``q_net``, ``quantile_net``, their targets),
   the optimisers on these, and CrossQ's ``set_bn_training_mode``
+* for trajectories (``trajectories/replay.py``, ``plugins/acer``): ``_sample_action``, whose second
+  result SB3 hands to ``ReplayBuffer.add`` unseen, ``_store_transition``, which puts terminal
+  observations in their places, and ``OffPolicyAlgorithm.n_steps``, which means something else there
 """
 
 from __future__ import annotations
