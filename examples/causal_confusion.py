@@ -39,6 +39,7 @@ from sb3_ext import CausalBC, PreviousAction, RichStart, catalog, with_previous_
 from sb3_ext.evaluation import bootstrap_interval
 from sb3_ext.offline import OfflineDataset, from_policy
 from sb3_ext.plugins.causal.queries import collect_states
+from sb3_ext.running import TrainOptions, train
 from sb3_ext.signatures import constructor_arguments
 
 LINES = ("expert", "ORIGINAL", "CONFOUNDED", "dropout")
@@ -78,10 +79,13 @@ def expert_of(task: Task) -> Callable[[np.ndarray], np.ndarray]:
     """A function of the imitator's observations, which does not look at the previous action."""
     if task.env.startswith("MountainCar-"):
         return lambda seen: np.where(seen[:, 1] < 0, 0, 2)
-    path = task.out / "expert.zip"
-    if not path.exists():
-        SAC("MlpPolicy", task.env, seed=0, device="cpu").learn(task.expert_steps).save(path)
-    model = SAC.load(path, device="cpu")
+    run = task.out / "expert"
+    if not (run / "model.zip").exists():  # it goes on where a killed call stopped
+        options = TrainOptions(
+            algorithm="sb3:SAC", env=task.env, steps=task.expert_steps, eval_every=0, device="cpu"
+        )
+        train(options, run, resume=(run / "options.yaml").exists())
+    model = SAC.load(run / "model.zip", device="cpu")
     size = model.observation_space.shape[0]
     return lambda seen: model.predict(seen[:, :size], deterministic=True)[0]
 
