@@ -86,7 +86,7 @@ def test_every_discrete_algorithm_learns_to_match(cls: Any, changes: dict[str, A
     before, _ = evaluate_policy(model, MatchDiscrete(), n_eval_episodes=30, warn=False)
     model.learn(1200)
     after, _ = evaluate_policy(model, MatchDiscrete(), n_eval_episodes=30, warn=False)
-    assert before < -0.8
+    assert before < -0.5  # three answers, of which an untrained network gives one or two
     assert after > -0.3
 
 
