@@ -33,10 +33,10 @@ demo: $(STAMP)  ## train a small agent and draw its learning curve (DEMO_ARGS)
 	$(BIN)/python examples/demo.py $(DEMO_ARGS)
 
 test: $(STAMP)  ## run the quick tests (TEST_ARGS, WORKERS)
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(TEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(TEST_ARGS)
 
 test-slow: $(STAMP)  ## run the slow tests (TEST_ARGS, WORKERS)
-	$(BIN)/python -m pytest -n $(WORKERS) -m slow $(TEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow $(TEST_ARGS)
 
 lint: $(STAMP)  ## check style and formatting
 	$(BIN)/ruff check .

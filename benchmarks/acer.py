@@ -21,7 +21,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -128,19 +128,6 @@ STUDIES = {
         },
         normalize=True,
     ),
-    "grid": Study(
-        "LunarLander-v3",
-        1_000_000,
-        8,
-        5,
-        {**ratios(0, 1, 4, 8), **BOTH},
-        {
-            "trust": ("ratio_0", "ratio_1", "ratio_4", "ratio_8", "A2C", "PPO"),
-            "free": ("ratio_0_free", "ratio_1_free", "ratio_4_free", "ratio_8_free", "A2C", "PPO"),
-        },
-        {"gamma": 0.995, "replay_start": 5_000},
-        {"A2C": {"gamma": 0.995}, "PPO": {"gamma": 0.995}},
-    ),
     "pixels": Study(
         "acer_pixels:Catch-v0",
         200_000,
@@ -151,6 +138,13 @@ STUDIES = {
         {"replay_start": 5_000},
     ),
 }
+STUDIES["grid"] = replace(
+    STUDIES["lunarlander"],
+    steps=1_000_000,
+    seeds=5,
+    variants=STUDIES["cartpole"].variants,
+    pictures=STUDIES["cartpole"].pictures,
+)
 
 
 def folder(out: Path, name: str, seed: int) -> Path:
@@ -187,7 +181,7 @@ def run_study(options: argparse.Namespace) -> None:
     out = options.out or Path("runs/acer") / options.name
     seeds = range(study.seeds if options.seeds is None else options.seeds)
     if options.steps:
-        study = Study(**{**vars(study), "steps": options.steps})
+        study = replace(study, steps=options.steps)
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
         waiting = [
             pool.submit(one_run, study, name, seed, out)

@@ -183,7 +183,7 @@ def follow_the_ball(
     """The expert: where will the ball arrive, and is the paddle there?
 
     It looks at two frames and not at the number. A ball that flies away, or is not seen, lets it
-    rest; so it repeats its action in five of six steps.
+    rest; the script prints how often it repeats its action.
 
     :param seen: ``[B, 32, 32, 2]``, or with its channels first
     :param off: how far from its middle the paddle is to meet the ball, which sends it off steeply

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +18,12 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from sb3_ext.algorithms.inputs import check_step
 from sb3_ext.algorithms.loading import CheckedLoading
 from sb3_ext.errors import NonFiniteError
-from sb3_ext.plugins.acer.options import SUPPORTED, require_actions, require_options
+from sb3_ext.plugins.acer.options import (
+    SUPPORTED,
+    require_actions,
+    require_options,
+    require_policy_arguments,
+)
 from sb3_ext.plugins.acer.policies import ACERPolicy, CnnPolicy, MultiInputPolicy
 from sb3_ext.plugins.acer.presets import constants
 from sb3_ext.plugins.acer.statistics import statistics_of
@@ -68,6 +74,12 @@ class ACER(CheckedLoading, OffPolicyAlgorithm):
     """
 
     family: ClassVar[str] = "ACER"
+    fixed_arguments: ClassVar[Mapping[str, str]] = {
+        "preset": "a saved model has all its constants; name those that shall be others",
+        **dict.fromkeys(
+            ("use_rms_prop", "rms_prop_eps"), "the optimiser's state is that of the saved one"
+        ),
+    }
     resumed_attributes: ClassVar[tuple[str, ...]] = ("replay_rng",)
     supported_actions: ClassVar[tuple[type[spaces.Space[Any]], ...]] = SUPPORTED
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -187,8 +199,7 @@ class ACER(CheckedLoading, OffPolicyAlgorithm):
     def _setup_model(self) -> None:
         require_options(self)
         chosen = self.policy_kwargs
-        if "action_std" in chosen:
-            raise TypeError("policy_kwargs has action_std: give it to ACER itself")
+        require_policy_arguments(chosen)
         self.policy_kwargs = {**chosen, "action_std": self.action_std}
         self.replay_buffer_class = TrajectoryReplayBuffer
         width = statistics_of(self.action_space, self.action_std).width

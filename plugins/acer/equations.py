@@ -176,6 +176,16 @@ def to_logits(
     return along - probabilities * th.cat(sums, dim=1)
 
 
+def component_columns(actions: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Where each component's action stands among the probabilities side by side.
+
+    :param actions: ``[N, D]``, int64, an index in each component
+    :param sizes: of the D components
+    :return: ``[N, D]``, int64
+    """
+    return actions + th.tensor([0, *sizes[:-1]], device=actions.device).cumsum(0)
+
+
 @th.no_grad()
 def product_score(probabilities: Tensor, actions: Tensor, sizes: Sequence[int]) -> Tensor:
     """``grad log f(a)`` of a product of categoricals, with respect to all its probabilities.
@@ -188,13 +198,13 @@ def product_score(probabilities: Tensor, actions: Tensor, sizes: Sequence[int]) 
     :return: ``[N, A]``
     :raises ValueError: for other shapes or sizes
     """
-    firsts = [sum(sizes[:j]) for j in range(len(_sizes(probabilities, sizes)))]
+    _sizes(probabilities, sizes)
     if actions.shape != (len(probabilities), len(sizes)):
         raise ValueError(
             f"actions must have shape [N, D] = {[len(probabilities), len(sizes)]}, one index for "
             f"each of the sizes {list(sizes)}, got {list(actions.shape)}"
         )
-    columns = actions + th.tensor(firsts, device=actions.device)
+    columns = component_columns(actions, sizes)
     inverse = _floored(probabilities).reciprocal()
     return th.zeros_like(inverse).scatter(1, columns, inverse.gather(1, columns))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -104,3 +105,21 @@ def require_options(model: Any) -> None:
             "on_policy_updates=False with replay_ratio=0 learns from nothing: raise "
             "replay_ratio, or leave on_policy_updates on"
         )
+
+
+def require_policy_arguments(given: Mapping[str, Any]) -> None:
+    """Refuse arguments of SB3's policies that would do nothing here.
+
+    :raises TypeError: with what to do instead
+    """
+    reasons = {
+        "action_std": "give it to ACER itself",
+        "log_std_init": "the standard deviation stays, so give action_std to ACER itself",
+        **dict.fromkeys(
+            ("use_sde", "full_std", "use_expln", "squash_output"),
+            "ACER's density ratios need a plain Gaussian; leave it out",
+        ),
+    }
+    for name, reason in reasons.items():
+        if name in given:
+            raise TypeError(f"policy_kwargs has {name}: {reason}")

@@ -12,8 +12,7 @@ import torch as th
 from gymnasium import spaces
 from torch import Tensor
 
-#: Below this, a probability counts as this in a ratio.
-LEAST = 1e-8
+from sb3_ext.plugins.acer.equations import FLOOR, component_columns
 
 
 class Statistics(Protocol):
@@ -73,20 +72,13 @@ class Categoricals:
 
     def log_prob(self, parameters: Tensor, actions: Tensor) -> Tensor:
         """The sum over components, none below the floor."""
-        taken = parameters.gather(1, self.places(actions))
-        return taken.clamp_min(math.log(LEAST)).sum(dim=1)
+        taken = parameters.gather(1, component_columns(actions, self.sizes))
+        return taken.clamp_min(math.log(FLOOR)).sum(dim=1)
 
     def encode(self, actions: Tensor) -> Tensor:
         """A one for each component's value."""
         zeros = th.zeros(len(actions), self.width, device=actions.device)
-        return zeros.scatter_(1, self.places(actions), 1.0)
-
-    def places(self, actions: Tensor) -> Tensor:
-        """Of each component's value among all, ``[N, D]``."""
-        if self.dimensions == 1:
-            return actions
-        starts = th.tensor([0, *self.sizes[:-1]], device=actions.device).cumsum(0)
-        return actions + starts
+        return zeros.scatter_(1, component_columns(actions, self.sizes), 1.0)
 
 
 class Gaussian:

@@ -142,7 +142,7 @@ def _image_encoder(shape: Sequence[int], width: int) -> tuple[nn.Module, int]:
 class _ImageDecoder(nn.Module):
     """A linear map to an eighth of the size, and three transposed convolutions of stride 2.
 
-    A convolution after a nearest-neighbour doubling draws as well, and takes three times as long.
+    A convolution after a nearest-neighbour doubling works on four times the pixels.
     """
 
     def __init__(self, shape: Sequence[int], n_latents: int, width: int) -> None:

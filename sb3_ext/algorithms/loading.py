@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pathlib
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import torch as th
@@ -19,6 +20,8 @@ class CheckedLoading(BaseAlgorithm):
 
     #: Checkpoints go to the class that saved them; see :func:`checkpoints.require_compatible`.
     family: ClassVar[str]
+    #: Arguments that ``load`` cannot change any more, and why.
+    fixed_arguments: ClassVar[Mapping[str, str]] = {}
     #: Name of the class, for the zip: ``type(self).__name__``.
     saved_by: str
 
@@ -39,11 +42,14 @@ class CheckedLoading(BaseAlgorithm):
         ``load_replay_buffer``.
 
         :raises CheckpointError: if the file is damaged or was saved by another class
-        :raises TypeError: if a keyword is no argument of the class
+        :raises TypeError: if a keyword is no argument of the class, or cannot be changed any more
         """
         summary = checkpoints.inspect(path)
         checkpoints.require_compatible(cls, summary, str(path))
         require_known(cls, kwargs, where=f"{cls.__name__}.load", also=summary.attributes)
+        for name, reason in cls.fixed_arguments.items():
+            if name in kwargs:
+                raise TypeError(f"{cls.__name__}.load cannot change {name}: {reason}")
         made: Any = None if env is None else maybe_make_env(env, 0)
         return super().load(
             path, made, device, custom_objects, print_system_info, force_reset, **kwargs

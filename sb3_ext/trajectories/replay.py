@@ -17,6 +17,8 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
+from sb3_ext.offline.arrays import map_observations
+
 #: One array, or one a key of a Dict space; of tensors likewise.
 Observations = Any
 
@@ -53,7 +55,9 @@ class Windows:
         :return: ``[B]``, and ``[T, B]`` with zeros where no episode was cut off
         """
         columns = self.rewards.shape[1]
-        beyond = _map(lambda *o: th.cat(o), self.last_observations, self.final_observations)
+        beyond = map_observations(
+            lambda *o: th.cat(o), self.last_observations, self.final_observations
+        )
         values = value(beyond)
         truncation = values.new_zeros(self.rewards.numel())
         truncation[self.finals] = values[columns:]
@@ -140,7 +144,7 @@ class TrajectoryReplayBuffer(ReplayBuffer):
         if self.full or row:
             self._cut_where(self._is_other(row, obs))
         self._forget(row)
-        _map(lambda held, new: held.__setitem__(row, new), self.observations, obs)
+        map_observations(lambda held, new: held.__setitem__(row, new), self.observations, obs)
         self.actions[row] = action[:, : self.action_dim]
         self.behavior[row] = action[:, self.action_dim :]
         self.rewards[row], self.dones[row] = reward, done
@@ -151,7 +155,9 @@ class TrajectoryReplayBuffer(ReplayBuffer):
         self.pos = (row + 1) % self.buffer_size
         self.full |= self.pos == 0
         # What follows the newest step, for windows that end there.
-        _map(lambda held, new: held.__setitem__(self.pos, new), self.observations, next_obs)
+        map_observations(
+            lambda held, new: held.__setitem__(self.pos, new), self.observations, next_obs
+        )
 
     def cut_off(self) -> None:
         """The environments were reset: the newest step of each is the last of its episode."""
@@ -162,7 +168,9 @@ class TrajectoryReplayBuffer(ReplayBuffer):
         newest = (self.pos - 1) % self.buffer_size
         for env in np.flatnonzero(begun_anew & ~self.dones[newest]).tolist():
             self.dones[newest, env] = self.timeouts[newest, env] = True
-            self._keep_final(newest, env, _map(lambda held: held[self.pos], self.observations))
+            self._keep_final(
+                newest, env, map_observations(lambda held: held[self.pos], self.observations)
+            )
 
     def _is_other(self, row: int, obs: Observations) -> np.ndarray:
         """In which environments this is not what followed the newest step."""
@@ -172,11 +180,11 @@ class TrajectoryReplayBuffer(ReplayBuffer):
             differs = held[row] != new.astype(held.dtype, copy=False)
             np.logical_or(other, differs.reshape(self.n_envs, -1).any(axis=1), out=other)
 
-        _map(look, self.observations, obs)
+        map_observations(look, self.observations, obs)
         return other
 
     def _keep_final(self, row: int, env: int, observations: Observations) -> None:
-        final = _map(lambda one: np.array(one[env]), observations)
+        final = map_observations(lambda one: np.array(one[env]), observations)
         if self.free_slots:
             slot = self.free_slots.pop()
             self.final_observations[slot] = final
@@ -192,7 +200,7 @@ class TrajectoryReplayBuffer(ReplayBuffer):
 
     def _shaped(self, obs: Observations) -> Observations:
         """As they are stored; SB3 gives those of Discrete spaces flat."""
-        return _map(
+        return map_observations(
             lambda held, new: np.asarray(new).reshape(held.shape[1:]), self.observations, obs
         )
 
@@ -253,14 +261,16 @@ class TrajectoryReplayBuffer(ReplayBuffer):
         """:param starts: steps after the oldest one"""
         oldest = (self.pos + 1) % self.buffer_size if self.full else 0
         rows = (oldest + starts + np.arange(length + 1)[:, None]) % self.buffer_size  # [T + 1, B]
-        seen = _map(lambda one: one[rows, envs], self.observations)
+        seen = map_observations(lambda one: one[rows, envs], self.observations)
         rows = rows[:-1]
         truncated = self.timeouts[rows, envs]
         slots = self.final_slots[rows, envs].reshape(-1)
         finals = np.flatnonzero(slots >= 0)
         flat = {
-            "observations": _map(lambda one: one[:-1].reshape(-1, *one.shape[2:]), seen),
-            "last_observations": _map(lambda one: one[-1], seen),
+            "observations": map_observations(
+                lambda one: one[:-1].reshape(-1, *one.shape[2:]), seen
+            ),
+            "last_observations": map_observations(lambda one: one[-1], seen),
             "final_observations": self._finals(slots[finals], seen),
         }
         rewards = self._normalize_reward(self.rewards[rows, envs], env)
@@ -277,18 +287,11 @@ class TrajectoryReplayBuffer(ReplayBuffer):
     def _finals(self, slots: np.ndarray, like: Observations) -> Observations:
         found = [self.final_observations[slot] for slot in slots]
         if not found:
-            return _map(lambda one: one[0, :0], like)
-        return _map(lambda *parts: np.stack(parts), *found)
+            return map_observations(lambda one: one[0, :0], like)
+        return map_observations(lambda *parts: np.stack(parts), *found)
 
     def _tensors(self, observations: Observations, env: VecNormalize | None) -> Observations:
-        return _map(self._tensor, self._normalize_obs(observations, env))
+        return map_observations(self._tensor, self._normalize_obs(observations, env))
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return self.to_torch(array, copy=False)  # indexing with arrays has copied it
-
-
-def _map(function: Callable[..., Any], *trees: Observations) -> Observations:
-    """Applied to one array of each tree, or key by key."""
-    if isinstance(trees[0], dict):
-        return {key: function(*(tree[key] for tree in trees)) for key in trees[0]}
-    return function(*trees)

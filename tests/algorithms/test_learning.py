@@ -72,12 +72,11 @@ def test_every_discrete_algorithm_learns_to_match(cls: Any, changes: dict[str, A
     options |= {"train_freq": 1, "target_update_interval": 50, "exploration_fraction": 0.5}
     if cls is LFIWDQN:
         options |= {"fast_buffer_size": 200, "ratio_net_arch": (32, 32)}
-    nets = {"net_arch": [32, 32]} | ({"n_quantiles": 20} if cls is QRDQN else {})
     model = cls(
         "MlpPolicy",
         MatchDiscrete(),
         batch_size=64,
-        policy_kwargs=nets,
+        policy_kwargs={"net_arch": [32, 32]},
         buffer_size=5000,
         device="cpu",
         seed=0,
@@ -86,7 +85,7 @@ def test_every_discrete_algorithm_learns_to_match(cls: Any, changes: dict[str, A
     before, _ = evaluate_policy(model, MatchDiscrete(), n_eval_episodes=30, warn=False)
     model.learn(1200)
     after, _ = evaluate_policy(model, MatchDiscrete(), n_eval_episodes=30, warn=False)
-    assert before < -0.5  # three answers, of which an untrained network gives one or two
+    assert before < -0.8
     assert after > -0.3
 
 

@@ -191,7 +191,7 @@ CASES = [
         for n in ("default", "gradient_steps 4", "Dict", "3 envs", "n_steps 3")
     ),
     pytest.param("SAC", IMAGE, id="SAC-image"),
-    pytest.param("TD3", IMAGE, id="TD3-image", marks=pytest.mark.slow),
+    pytest.param("TD3", IMAGE, id="TD3-image"),
     *(
         pytest.param(name, s, id=f"{name}-{n}", marks=[] if n in CORE else pytest.mark.slow)
         for name, settings in NEWER.items()

@@ -111,7 +111,6 @@ def test_help_is_quick():
     assert "tune --resume studies/" in done.stdout
 
 
-@pytest.mark.slow
 def test_a_killed_worker_s_trial_is_done_again_and_nothing_is_done_twice():
     words = [*SMALL, "--trials", "6", "--top", "0", "--steps", "4000", "--pruner", "none"]
     command = [sys.executable, "-m", "sb3_ext", *words]

@@ -218,6 +218,9 @@ def test_load_goes_on_with_the_generator_and_takes_overrides(tmp_path: Any) -> N
     loaded.learn(32, reset_num_timesteps=False)
     with pytest.raises(ValueError, match="delta must be above 0"):
         ACER.load(tmp_path / "model", delta=-1.0)
+    for given, told in (({"preset": "paper"}, "name those"), ({"use_rms_prop": False}, "state")):
+        with pytest.raises(TypeError, match=f"load cannot change {next(iter(given))}.*{told}"):
+            ACER.load(tmp_path / "model", **given)
     with pytest.raises(TypeError, match="did you mean 'correction_term'"):
         ACER.load(tmp_path / "model", corection_term=1.0)
     A2C("MlpPolicy", "CartPole-v1").save(tmp_path / "a2c")
@@ -288,6 +291,8 @@ def test_a_second_learn_cuts_the_episode_off() -> None:
         ({"replay_start": 201}, r"and buffer_size=200"),
         ({"replay_ratio": 0, "on_policy_updates": False}, "learns from nothing"),
         ({"policy_kwargs": {"action_std": 0.1}}, "give it to ACER itself"),
+        ({"policy_kwargs": {"log_std_init": -1.0}}, "so give action_std to ACER itself"),
+        ({"policy_kwargs": {"use_sde": True}}, "need a plain Gaussian"),
     ],
 )
 def test_options_that_cannot_work(given: dict[str, Any], told: str) -> None:
