@@ -16,6 +16,8 @@ PURE = {
     "sb3_ext.td",
     "sb3_ext.replay.window",
     "sb3_ext.replay.sum_tree",
+    "sb3_ext.replay.split",
+    "sb3_ext.ensembles",
     "sb3_ext.trajectories.returns",
     "sb3_ext.offline.importance",
 }
