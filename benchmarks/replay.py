@@ -48,8 +48,8 @@ import torch
 from replay_variants import BATCH_SIZE, CLOCK, OurSampler, competitors
 
 from sb3_ext.plugins.ere.config import EmphasizeRecent
-from sb3_ext.plugins.lfiw.ratio import draw_split
 from sb3_ext.plugins.per.config import Prioritized
+from sb3_ext.replay.split import draw_split
 from sb3_ext.replay.storage import Replay
 from sb3_ext.updates import critic_weights
 

@@ -22,7 +22,8 @@ from sb3_ext.plugins.lfiw.equations import (
     effective_sample_size,
     normalized_weights,
 )
-from sb3_ext.plugins.lfiw.ratio import RatioNetwork, draw_split, held_out
+from sb3_ext.plugins.lfiw.ratio import RatioNetwork
+from sb3_ext.replay.split import draw_split, held_out
 from sb3_ext.replay.storage import Observations, Replay
 from sb3_ext.replay.window import Indices, Window
 from sb3_ext.updates import Draw

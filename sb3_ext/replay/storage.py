@@ -6,13 +6,13 @@ Nothing is copied or replaced: ``Replay`` is a view of the buffer that the algor
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
@@ -113,14 +113,27 @@ class Replay:
 
         :param indices: transition indices ``[n]``
         """
+        env = self.vec_normalize
+        return self._gathered(indices, lambda view, rows: view._get_samples(rows, env=env))
+
+    def single_steps(self, indices: Indices) -> Batch:
+        """The same, each of one step: also where the buffer makes n-step returns.
+
+        :param indices: transition indices ``[n]``
+        """
+        if not isinstance(self.buffer, NStepReplayBuffer):
+            return self.gather(indices)
+        single, env = ReplayBuffer._get_samples, self.vec_normalize
+        return self._gathered(indices, lambda view, rows: single(view, rows, env=env))
+
+    def _gathered(
+        self, indices: Indices, samples_of: Callable[[ReplayBuffer, Indices], Batch]
+    ) -> Batch:
         rows, envs = np.divmod(indices, self.buffer.n_envs)
         if self.buffer.n_envs == 1:
-            return self.buffer._get_samples(rows, env=self.vec_normalize)
+            return samples_of(self.buffer, rows)
         order = np.argsort(envs, kind="stable")
-        parts = [
-            self._column(env)._get_samples(rows[envs == env], env=self.vec_normalize)
-            for env in np.unique(envs)
-        ]
+        parts = [samples_of(self._column(env), rows[envs == env]) for env in np.unique(envs)]
         back = th.as_tensor(np.argsort(order, kind="stable"), device=self.buffer.device)
         fields = zip(*parts, strict=True)
         return type(parts[0])(*(_join(list(columns), back) for columns in fields))

@@ -15,9 +15,9 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from sb3_ext import LFIWSAC, LFIWTD3, SAC, TD3, LikelihoodFree
 from sb3_ext.algorithms.td3 import DDPG
-from sb3_ext.plugins.lfiw.ratio import draw_split, held_out
 from sb3_ext.plugins.lfiw.weighting import LikelihoodFreeWeighting
 from sb3_ext.replay.sampler import Drawn, Sampler
+from sb3_ext.replay.split import draw_split, held_out
 from sb3_ext.replay.window import Window
 from sb3_ext.updates import Clock, Draw
 from tests.environments import make_env
