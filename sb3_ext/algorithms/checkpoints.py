@@ -163,12 +163,10 @@ def adapt_parameters(model: Saving, parameters: dict[str, Any]) -> dict[str, Any
     summary = _adapting.get()
     if summary is None:
         return parameters
-    adapted = {name: state for name, state in parameters.items() if name != "weigher"}
-    if model.weigher is not None:
-        same_kind = summary.weigher == type(model.weigher).__name__
-        adapted["weigher"] = (
-            parameters["weigher"]
-            if same_kind and "weigher" in parameters
-            else model.weigher.state_dict()
-        )
+    parts = model.living_parts()
+    adapted = {n: state for n, state in parameters.items() if n != "weigher" or n in parts}
+    for name, part in parts.items():
+        other = name == "weigher" and summary.weigher != type(part).__name__
+        if other or name not in parameters:
+            adapted[name] = part.state_dict()
     return adapted

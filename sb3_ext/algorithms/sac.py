@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Any, Unpack
 
 import stable_baselines3 as sb3
-import torch as th
 from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor
 
 from sb3_ext.algorithms.arguments import SACArguments
+from sb3_ext.algorithms.critics import SeveralCritics
 from sb3_ext.algorithms.entropy import MaximumEntropy
 from sb3_ext.algorithms.networks import TargetNetwork, descend
-from sb3_ext.td import minimum_over_critics, td_errors, td_target, weighted_squared_error
+from sb3_ext.td import td_errors, weighted_squared_error
 from sb3_ext.updates import Batch, Step
 
 
-class SAC(MaximumEntropy, sb3.SAC):
+class SAC(MaximumEntropy, SeveralCritics, sb3.SAC):
     """SB3's SAC with doors for replay and weighting; without them equal to it to the bit.
 
     ``target_update_interval`` counts gradient steps within one call of ``train``, as in SB3: with
@@ -46,14 +46,10 @@ class SAC(MaximumEntropy, sb3.SAC):
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "follower"]
 
-    def bellman_target(self, batch: Batch) -> Tensor:
-        """``r + (1 - done) * gamma * (min_k Q_k(s', a') - alpha * log pi(a'|s'))``, ``[B, 1]``."""
-        with th.no_grad():
-            actions, log_prob = self.actor.action_log_prob(batch.next_observations)
-            q_next = minimum_over_critics(self.critic_target(batch.next_observations, actions))
-            soft_value = q_next - self.entropy_coefficient() * log_prob.reshape(-1, 1)
-            discounts = self.gamma if batch.discounts is None else batch.discounts
-            return td_target(batch.rewards, batch.dones, discounts, soft_value)
+    def next_actions(self, observations: Tensor | dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Drawn from the actor; their entropy is worth ``-alpha * log pi(a'|s')``."""
+        actions, log_prob = self.actor.action_log_prob(observations)
+        return actions, -self.entropy_coefficient() * log_prob.reshape(-1, 1)
 
     def critic_error(self, errors: Tensor, weights: Tensor) -> Tensor:
         """Half the weighted mean square of each critic, summed."""
@@ -77,7 +73,7 @@ class SAC(MaximumEntropy, sb3.SAC):
         critic_loss = self.weighted_error(errors, weights)
         descend(critic_loss, self.critic.optimizer)
 
-        q_pi = minimum_over_critics(self.critic(batch.observations, actions))
+        q_pi = self.together(self.critic(batch.observations, actions))
         actor_loss = (alpha * log_prob - q_pi).mean()
         descend(actor_loss, self.actor.optimizer)
 

@@ -14,6 +14,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_ext.algorithms import checkpoints
 from sb3_ext.algorithms.inputs import check_env, plain_config, resolve_config
+from sb3_ext.algorithms.loading import require_changeable
 from sb3_ext.algorithms.sampling import HINDSIGHT, Sampling
 from sb3_ext.losses import plain_loss, resolve_loss
 from sb3_ext.replay.buffers import SamplerReplayBuffer
@@ -33,6 +34,8 @@ class Saving(Sampling):
     supported_actions: ClassVar[tuple[type[spaces.Space[Any]], ...]] = (spaces.Box,)
     #: Whether the critic has one error a sample, from which any loss can be made.
     takes_critic_loss: ClassVar[bool] = True
+    #: Arguments that ``load`` cannot change any more, and why.
+    fixed_arguments: ClassVar[Mapping[str, str]] = {}
 
     weigher: Weighting | None
 
@@ -67,9 +70,13 @@ class Saving(Sampling):
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), *_LIVING]
 
+    def living_parts(self) -> dict[str, Any]:
+        """What is saved by its ``state_dict`` beside SB3's networks, by attribute."""
+        return {} if self.weigher is None else {"weigher": self.weigher}
+
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         names, tensors = super()._get_torch_save_params()
-        return ([*names, "weigher"] if self.weigher is not None else names), tensors
+        return [*names, *self.living_parts()], tensors
 
     def set_parameters(
         self,
@@ -104,6 +111,7 @@ class Saving(Sampling):
         summary = checkpoints.inspect(path)
         checkpoints.require_compatible(cls, summary, str(path))
         cls.check_arguments(kwargs, f"{cls.__name__}.load", saved=summary.attributes)
+        require_changeable(cls, kwargs)
         made: Any = check_env(env, cls)
         kwargs = cls.inherit_weighting(summary.weighting, kwargs)
         chosen = kwargs.get("replay_buffer_class")
@@ -139,11 +147,14 @@ class Saving(Sampling):
 
         :param path: as for ``save``
         """
-        weigher, self.weigher = self.weigher, None  # no longer among the torch parameters
+        parts = self.living_parts()
+        for name in parts:
+            setattr(self, name, None)  # no longer among the torch parameters
         try:
             self.save(path, exclude=sorted(self.own_attributes()))
         finally:
-            self.weigher = weigher
+            for name, part in parts.items():
+                setattr(self, name, part)
 
     def own_attributes(self) -> set[str]:
         """Names of the plain attributes that stock SB3 does not know."""

@@ -10,13 +10,13 @@ from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor
 
 from sb3_ext.algorithms.arguments import OffPolicyArguments, TD3Arguments
-from sb3_ext.algorithms.composable import Composable
+from sb3_ext.algorithms.critics import SeveralCritics
 from sb3_ext.algorithms.networks import TargetNetwork, descend
-from sb3_ext.td import minimum_over_critics, td_errors, td_target, weighted_squared_error
+from sb3_ext.td import td_errors, weighted_squared_error
 from sb3_ext.updates import Batch, Step
 
 
-class TD3(Composable, sb3.TD3):
+class TD3(SeveralCritics, sb3.TD3):
     """SB3's TD3 with doors for replay and weighting; without them equal to it to the bit.
 
     :param policy: as in SB3
@@ -50,15 +50,18 @@ class TD3(Composable, sb3.TD3):
         """Actor's and critic's."""
         return [self.actor.optimizer, self.critic.optimizer]
 
-    def bellman_target(self, batch: Batch) -> Tensor:
-        """``r + (1 - done) * gamma * min_k Q_k(s', a' + clipped noise)``, ``[B, 1]``."""
-        with th.no_grad():
-            noise = th.empty_like(batch.actions).normal_(0, self.target_policy_noise)
-            noise = noise.clamp(-self.target_noise_clip, self.target_noise_clip)
-            actions = (self.actor_target(batch.next_observations) + noise).clamp(-1, 1)
-            q_next = minimum_over_critics(self.critic_target(batch.next_observations, actions))
-            discounts = self.gamma if batch.discounts is None else batch.discounts
-            return td_target(batch.rewards, batch.dones, discounts, q_next)
+    def next_actions(self, observations: Tensor | dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The target actor's with clipped noise; a Q-value is all that they are worth."""
+        actions = self.actor_target(observations)
+        noise = th.empty_like(actions).normal_(0, self.target_policy_noise)
+        noise = noise.clamp(-self.target_noise_clip, self.target_noise_clip)
+        return (actions + noise).clamp(-1, 1), actions.new_zeros(len(actions), 1)
+
+    def actor_value(self, observations: Tensor | dict[str, Tensor], actions: Tensor) -> Tensor:
+        """What the actor raises: the first critic's value, ``[n, 1]``."""
+        # SB3 types observations as a tensor here, and hands dicts through as well.
+        value: Tensor = self.critic.q1_forward(cast(Tensor, observations), actions)
+        return value
 
     def critic_error(self, errors: Tensor, weights: Tensor) -> Tensor:
         """The weighted mean square of each critic, summed."""
@@ -74,8 +77,7 @@ class TD3(Composable, sb3.TD3):
 
         if self._n_updates % self.policy_delay == 0:
             actions = self.actor(batch.observations)
-            # SB3 types observations as a tensor here, and hands dicts through as well.
-            actor_loss = -self.critic.q1_forward(cast(Tensor, batch.observations), actions).mean()
+            actor_loss = -self.actor_value(batch.observations, actions).mean()
             descend(actor_loss, self.actor.optimizer)
             metrics["actor_loss"] = actor_loss
 

@@ -1,0 +1,1 @@
+"""MVE and STEVE: targets that look ahead in a learned model."""

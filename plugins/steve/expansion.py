@@ -1,0 +1,278 @@
+"""What MVE, STEVE and STEVESAC share: an expanded target in front of an SB3 base."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, NoReturn, Unpack
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import is_image_space
+from torch import Tensor
+
+from sb3_ext.algorithms.arguments import BaseArguments
+from sb3_ext.algorithms.critics import SeveralCritics
+from sb3_ext.ensembles import member_batches
+from sb3_ext.errors import NonFiniteError
+from sb3_ext.options import Law, between, is_integer, is_number, maybe, one_of
+from sb3_ext.plugins.steve.equations import expanded_values, inverse_variance_weights, moments
+from sb3_ext.plugins.steve.learner import WorldLearner, flat
+from sb3_ext.td import td_target
+from sb3_ext.updates import Batch, Step
+
+_COUNT: Law = (is_integer, "an integer >= 1")
+_LAWS: dict[str, Law] = {
+    "horizon": (
+        lambda v: is_integer(v) or (type(v) is int and v == 0),
+        "an integer >= 0 (0 imagines nothing, and is the base's own target)",
+    ),
+    "n_models": _COUNT,
+    "n_rewards": _COUNT,
+    "n_critics": _COUNT,
+    "horizon_weights": one_of("inverse_variance", "uniform", "last"),
+    "critic_reduction": one_of("mean", "min"),
+    "critic_subsets": one_of(True, False),
+    "model_net_arch": (
+        lambda v: isinstance(v, (list, tuple)) and len(v) > 0 and all(map(is_integer, v)),
+        "a list of widths, such as (256, 256)",
+    ),
+    "model_learning_rate": (lambda v: is_number(v) and v > 0, "> 0"),
+    "model_batch_size": maybe(_COUNT),
+    "model_updates": _COUNT,
+    "model_pretraining": maybe(
+        (lambda v: v == 0 or is_integer(v), "an integer >= 0"),
+    ),
+    "model_weight_decay": (lambda v: is_number(v) and v >= 0, ">= 0"),
+    "model_holdout": between(0, 0.5),
+}
+
+
+class ModelBased(SeveralCritics):
+    """A base whose target looks ahead in a world model that is trained beside it.
+
+    :param policy: ``"MlpPolicy"``, or a class of the base's policies
+    :param env: observations are vectors (Box)
+    :param horizon: imagined steps H; 0 is the base's own target
+    :param n_models: models of the dynamics and of ends
+    :param n_rewards: models of the reward
+    :param n_critics: critics
+    :param horizon_weights: how the horizons 0 to H make a target: by ``"inverse_variance"`` over
+        the candidates (STEVE), ``"uniform"``, or the ``"last"`` alone (MVE)
+    :param critic_reduction: what critics are worth together: their ``"mean"``, as in the paper, or
+        their ``"min"``, as in TD3 and SAC
+    :param critic_subsets: whether each critic learns from its own part of a batch, as in the paper
+    :param model_net_arch: widths of the world model's hidden layers
+    :param model_learning_rate: of the world model (Adam)
+    :param model_batch_size: transitions of its update; None is the agent's ``batch_size``
+    :param model_updates: its updates a gradient step
+    :param model_pretraining: its updates before the first gradient step; None is one for each
+        transition in the buffer then, at most 10,000
+    :param model_weight_decay: of its parameters
+    :param model_holdout: share of the buffer that it does not train on; its errors there are logged
+    :param kwargs: the base's arguments
+    """
+
+    fixed_arguments: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("n_models", "n_rewards", "n_critics", "model_net_arch"),
+        "the networks are those that were saved; make a new model",
+    )
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]]
+    world: WorldLearner
+
+    def __init__(
+        self,
+        policy: Any,
+        env: Any,
+        *args: Any,
+        horizon: int = 3,
+        n_models: int = 4,
+        n_rewards: int = 4,
+        n_critics: int = 4,
+        horizon_weights: str = "inverse_variance",
+        critic_reduction: str = "mean",
+        critic_subsets: bool = True,
+        model_net_arch: tuple[int, ...] = (256, 256),
+        model_learning_rate: float = 1e-3,
+        model_batch_size: int | None = None,
+        model_updates: int = 1,
+        model_pretraining: int | None = None,
+        model_weight_decay: float = 1e-4,
+        model_holdout: float = 0.1,
+        **kwargs: Unpack[BaseArguments],
+    ) -> None:
+        self.horizon = horizon
+        self.n_models, self.n_rewards, self.n_critics = n_models, n_rewards, n_critics
+        self.horizon_weights = horizon_weights
+        self.critic_reduction, self.critic_subsets = critic_reduction, critic_subsets
+        self.model_net_arch = model_net_arch
+        self.model_learning_rate = model_learning_rate
+        self.model_batch_size = model_batch_size
+        self.model_updates, self.model_pretraining = model_updates, model_pretraining
+        self.model_weight_decay, self.model_holdout = model_weight_decay, model_holdout
+        self._require_options()
+        given = dict(kwargs.get("policy_kwargs") or {})
+        if "n_critics" in given:
+            raise TypeError(f"policy_kwargs has n_critics: give it to {type(self).__name__} itself")
+        self._figures: dict[str, list[Tensor]] = {}
+        kwargs["policy_kwargs"] = {**given, "n_critics": n_critics}
+        super().__init__(policy, env, *args, **kwargs)
+
+    def _require_options(self) -> None:
+        for name, (holds, words) in _LAWS.items():
+            if not holds(value := getattr(self, name)):
+                raise ValueError(f"{name} must be {words}, got {value!r}")
+
+    def _get_policy_from_name(self, policy_name: str) -> Any:
+        if policy_name in ("CnnPolicy", "MultiInputPolicy"):
+            self._refuse_observations(policy_name)
+        return super()._get_policy_from_name(policy_name)
+
+    def _refuse_observations(self, what: str) -> NoReturn:
+        raise ValueError(
+            f"{type(self).__name__} learns a model of observations that are vectors (Box), got "
+            f"{what}: flatten them (gymnasium.wrappers.FlattenObservation) and take 'MlpPolicy', "
+            "or take a base without a model"
+        )
+
+    def _setup_model(self) -> None:
+        self._require_options()
+        space = self.observation_space
+        if not isinstance(space, spaces.Box) or is_image_space(space):
+            self._refuse_observations(
+                "images" if isinstance(space, spaces.Box) else type(space).__name__
+            )
+        # A zip of stock SB3 that warm-starts this one has its own number of critics.
+        self.n_critics = self.policy_kwargs.get("n_critics", 2)
+        super()._setup_model()
+        self.world = WorldLearner(
+            int(np.prod(space.shape)),
+            int(np.prod(self.action_space.shape or ())),
+            max(self.horizon, 1),
+            self.device,
+            th.initial_seed() if self.seed is None else self.seed,
+            self.n_models,
+            self.n_rewards,
+            self.model_net_arch,
+            self.model_learning_rate,
+            self.model_weight_decay,
+            self.model_holdout,
+        )
+
+    # -- the loop ----------------------------------------------------------------------------
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """As in the base; the world model's figures are logged beside its own."""
+        self._figures = {}
+        super().train(gradient_steps, batch_size)
+        for name, figures in self._figures.items():
+            self.logger.record(name, th.stack(figures).mean().item())
+        for name, figure in self.world.metrics().items():
+            self.logger.record(name, figure)
+
+    def gradient_step(self, batch: Batch, weights: Tensor) -> Step:
+        """The world model's updates, and the base's step with the expanded target."""
+        if self.horizon:
+            size = self.model_batch_size or len(batch.rewards)
+            self.world.learn(self.replay_view, size, self.model_updates, self.model_pretraining)
+        return super().gradient_step(batch, weights)  # type: ignore[safe-super]
+
+    def weighted_error(self, errors: Tensor, weights: Tensor) -> Tensor:
+        """As in the base, of the errors of each critic on its own part of the batch."""
+        if self.critic_subsets and len(errors) > 1:
+            mine, counts = member_batches(errors.shape[1], len(errors), self.world.generator)
+            own = th.zeros(errors.shape[:2]).scatter_add_(1, mine, counts)
+            errors = errors * own.unsqueeze(-1).to(errors.device)
+        return super().weighted_error(errors, weights)
+
+    def together(self, q_values: tuple[Tensor, ...]) -> Tensor:
+        """By the mean over critics, or by the least of them as in the base."""
+        if self.critic_reduction == "mean":
+            return th.cat(q_values, dim=1).mean(dim=1, keepdim=True)
+        return super().together(q_values)
+
+    # -- the target --------------------------------------------------------------------------
+
+    def bellman_target(self, batch: Batch) -> Tensor:
+        """The horizons' means, weighed against each other, ``[B, 1]``; without gradient."""
+        if self.horizon == 0:
+            return super().bellman_target(batch)
+        with th.no_grad():
+            candidates, together = self.candidates(batch)
+            means, variances = moments(candidates)
+            if self.critic_reduction == "min":
+                means, _ = moments(together)
+            weights = self._weigh(variances)
+            target = (weights * means).sum(dim=0)
+        if not th.isfinite(target).all():
+            raise NonFiniteError(
+                f"the expanded target is not finite at gradient step {self._n_updates}: what the "
+                "world model imagines has diverged. Files saved so far are as they were: go on "
+                "from one with a shorter horizon, a lower model_learning_rate or more "
+                "model_pretraining"
+            )
+        self._note(weights, variances)
+        return target.unsqueeze(1)
+
+    def candidates(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Targets by every choice of models, reward models and critics, 0 to H steps ahead.
+
+        :return: ``[H + 1, M, N, L, B]``, and the same with all critics together,
+            ``[H + 1, M, N, 1, B]``
+        """
+        shape = self.observation_space.shape or ()
+
+        def acting(states: Tensor) -> tuple[Tensor, Tensor]:
+            actions, bonus = self.next_actions(states.view(-1, *shape))
+            return actions, bonus.squeeze(1)
+
+        seen = flat(batch.next_observations)
+        imagined = self.world.network.rollout(seen, acting, self.horizon)
+        # The real state is the same for all models, so it is asked about once.
+        states = th.cat([seen, imagined.observations[1:].flatten(0, 2)]).view(-1, *shape)
+        actions = th.cat([imagined.actions[0, 0], imagined.actions[1:].flatten(0, 2)])
+        asked = self.critic_target(states, actions)
+        q_values = th.stack([*asked, self.together(asked)]).squeeze(-1)  # [L + 1, rows]
+        here = q_values[:, : len(seen)].unsqueeze(1).expand(-1, self.n_models, -1)
+        ahead = q_values[:, len(seen) :].unflatten(1, (self.horizon, self.n_models, -1))
+        by_horizon = th.cat([here.unsqueeze(1), ahead], dim=1).transpose(0, 1)
+        discounts = self.gamma if batch.discounts is None else batch.discounts.squeeze(1)
+        rewards, dones = batch.rewards.squeeze(1), batch.dones.squeeze(1)
+
+        def targets(values: Tensor) -> Tensor:
+            expanded = expanded_values(
+                imagined.rewards, imagined.continues, values, self.gamma, imagined.bonus
+            )
+            return td_target(rewards, dones, discounts, expanded)
+
+        return targets(by_horizon[:, :-1]), targets(by_horizon[:, -1:])
+
+    def _weigh(self, variances: Tensor) -> Tensor:
+        """``[H + 1, B]``, with sum 1 over horizons."""
+        chosen = self.horizon_weights
+        if self.n_models * self.n_rewards * self.n_critics == 1:
+            chosen = "last"  # one candidate has no variance to weigh by: that is MVE
+        if chosen == "inverse_variance":
+            return inverse_variance_weights(variances)
+        weights = th.full_like(variances, 1 / len(variances))
+        if chosen == "last":
+            weights.zero_()[-1] = 1
+        return weights
+
+    def _note(self, weights: Tensor, variances: Tensor) -> None:
+        figures = {"model_use": 1 - weights[0].mean()}
+        for step, (weight, variance) in enumerate(zip(weights, variances, strict=True)):
+            figures |= {f"weight_h{step}": weight.mean(), f"variance_h{step}": variance.mean()}
+        for name, figure in figures.items():
+            self._figures.setdefault(f"steve/{name}", []).append(figure)
+
+    # -- saving ------------------------------------------------------------------------------
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_figures"]
+
+    def living_parts(self) -> dict[str, Any]:
+        """The world model beside the base's parts."""
+        world = getattr(self, "world", None)
+        return super().living_parts() | ({} if world is None else {"world": world})

@@ -1,0 +1,190 @@
+"""The world model beside an agent: trained on its replay buffer, watched on a slice held out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch as th
+from torch import Tensor
+
+from sb3_ext.algorithms.networks import descend
+from sb3_ext.errors import CheckpointError, NonFiniteError
+from sb3_ext.plugins.steve.world_model import WorldModel
+from sb3_ext.replay.split import draw_split, held_out
+from sb3_ext.replay.storage import Replay
+
+#: Updates from one look at the held-out slice to the next, and paths that are looked at.
+_ERRORS_EVERY, _PATHS = 250, 256
+#: At most so many updates before the first gradient step, unless told otherwise (the paper's).
+_PRETRAINING = 10_000
+
+
+class WorldLearner:
+    """Trains a world model on single steps of a replay buffer, drawn uniformly.
+
+    It has generators of its own, so it shifts nobody else's draws.
+
+    :param observation_dim: numbers of an observation
+    :param action_dim: numbers of an action
+    :param horizon: steps for which errors are watched
+    :param device: of its tensors
+    :param seed: of its networks and draws
+    :param n_models: of dynamics and ends
+    :param n_rewards: of the reward
+    :param net_arch: widths of hidden layers
+    :param learning_rate: Adam's
+    :param weight_decay: ``weight_decay / 2`` times the squared parameters is added to the loss
+    :param holdout: share of the buffer that is not trained on
+    """
+
+    def __init__(
+        self,
+        observation_dim: int,
+        action_dim: int,
+        horizon: int,
+        device: th.device,
+        seed: int,
+        n_models: int,
+        n_rewards: int,
+        net_arch: Sequence[int],
+        learning_rate: float,
+        weight_decay: float,
+        holdout: float,
+    ) -> None:
+        self.horizon, self.holdout = horizon, holdout
+        # Runs that paths fit into; of one length, so that no row changes sides as the buffer fills.
+        self.run = max(50, 5 * horizon)
+        self.rng = np.random.default_rng(seed)
+        self.generator = th.Generator().manual_seed(seed)
+        with th.random.fork_rng(devices=[]):
+            th.default_generator.manual_seed(seed)
+            network = WorldModel(observation_dim, action_dim, n_models, n_rewards, net_arch)
+        self.network = network.to(device)
+        self.optimizer = th.optim.Adam(
+            self.network.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True
+        )
+        self.updates = 0
+        self._metrics: dict[str, float] = {}
+
+    def learn(self, replay: Replay, batch_size: int, updates: int, pretraining: int | None) -> None:
+        """Updates on single steps of the buffer; before the first, pretraining.
+
+        :param replay: the buffer
+        :param batch_size: transitions of an update
+        :param updates: how many
+        :param pretraining: updates before the first; None is one for each transition that is there
+        :raises NonFiniteError: if a loss is not finite; nothing was changed by it
+        """
+        if self.updates == 0:
+            found = min(replay.window.size, _PRETRAINING)
+            updates += found if pretraining is None else pretraining
+        for _ in range(updates):
+            self._update(replay, batch_size)
+        if self.updates // _ERRORS_EVERY > (self.updates - updates) // _ERRORS_EVERY:
+            self._look(replay)
+
+    def _update(self, replay: Replay, batch_size: int) -> None:
+        drawn = draw_split(replay.window, batch_size, self.rng, self.holdout, False, self.run)
+        batch = replay.single_steps(drawn)
+        seen, after = flat(batch.observations), flat(batch.next_observations)
+        self.network.observe(seen, after, batch.rewards)
+        losses = self.network.losses(
+            seen, batch.actions, after, batch.rewards, batch.dones, self.generator
+        )
+        told = {f"steve/{name}_loss": loss.item() for name, loss in losses.items()}
+        if not np.isfinite(list(told.values())).all():
+            raise NonFiniteError(
+                f"the world model diverged at its update {self.updates + 1}: {told}. Nothing was "
+                "changed by it, and files saved so far are as they were: go on from one with a "
+                "lower model_learning_rate, or scale observations and rewards (VecNormalize)"
+            )
+        descend(th.stack(list(losses.values())).sum(), self.optimizer)
+        self.updates += 1
+        self._metrics |= told
+
+    def _look(self, replay: Replay) -> None:
+        errors = horizon_errors(
+            self.network, replay, self.horizon, self.holdout, self.run, self.rng
+        )
+        if errors is not None:
+            for step, error in enumerate(errors.tolist(), start=1):
+                self._metrics[f"steve/model_error_h{step}"] = error
+
+    def metrics(self) -> Mapping[str, float]:
+        """The newest losses, and errors on what is held out."""
+        return self._metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks and statistics, optimiser, counters and generators, as plain values."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "updates": self.updates,
+            "metrics": dict(self._metrics),
+            "rng": self.rng.bit_generator.state,
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
+        """Put back what ``state_dict`` gave.
+
+        :raises CheckpointError: if the saved networks have another shape
+        """
+        try:
+            self.network.load_state_dict(state["network"], strict=strict)
+        except RuntimeError as error:
+            raise CheckpointError(
+                "the saved world model does not fit n_models, n_rewards, model_net_arch or the "
+                f"spaces of this one: {error}"
+            ) from error
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.updates = state["updates"]
+        self._metrics = dict(state["metrics"])
+        self.rng.bit_generator.state = state["rng"]
+        self.generator.set_state(state["generator"].cpu())
+
+
+def flat(observations: Any) -> Tensor:
+    """Observations as rows of float numbers, ``[n, O]``."""
+    rows: Tensor = observations.flatten(1).float()
+    return rows
+
+
+@th.no_grad()
+def horizon_errors(
+    network: WorldModel,
+    replay: Replay,
+    horizon: int,
+    fraction: float,
+    run: int,
+    rng: np.random.Generator,
+) -> Tensor | None:
+    """How far predictions are from what happened, 1 to H steps ahead under the stored actions.
+
+    On paths of the slice that was held out: the root of the mean square over models, paths and
+    numbers of an observation, in standard deviations of the observations.
+
+    :param horizon: H
+    :param fraction: share held out; 0 looks at all
+    :param run: see :func:`~sb3_ext.replay.split.held_out`
+    :param rng: draws the paths
+    :return: ``[H]``, or None while there is no such path
+    """
+    window, buffer = replay.window, replay.buffer
+    starts = draw_split(window, _PATHS, rng, fraction, fraction > 0, run)
+    paths = starts + window.n_envs * np.arange(horizon)[:, None]  # [H, n]
+    paths %= window.capacity * window.n_envs
+    rows, envs = np.divmod(paths, window.n_envs)
+    whole = (window.head - 1 - rows[0]) % window.capacity >= horizon - 1  # not over the newest row
+    whole &= ~buffer.dones[rows[:-1], envs[:-1]].astype(bool).any(axis=0)
+    if fraction > 0:
+        whole &= held_out(paths, window, fraction, run).all(axis=0)
+    if not whole.any():
+        return None
+    steps = [replay.single_steps(one) for one in paths[:, whole]]
+    found = network.open_loop(flat(steps[0].observations), th.stack([s.actions for s in steps]))
+    truth = th.stack([flat(step.next_observations) for step in steps])[:, None]
+    missed = (found - truth) / network.observations_seen.std
+    return missed.square().flatten(1).mean(dim=1).sqrt()
