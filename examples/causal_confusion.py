@@ -45,7 +45,7 @@ from sb3_ext.signatures import constructor_arguments
 LINES = ("expert", "ORIGINAL", "CONFOUNDED", "dropout")
 COLOURS = dict(zip(LINES, ("#5B5B5B", "#009E73", "#D55E00", "#CC79A7"), strict=True))
 CURVES = {"policy execution": "#0072B2", "expert queries": "#E69F00"}
-EPISODES = (1, 2, 3, 5, 7, 10, 15, 20, 30, 40)
+EPISODES = (1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 60, 100)
 QUERIES = (1, 2, 5, 10, 20, 50, 100, 200)
 
 

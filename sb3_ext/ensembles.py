@@ -14,6 +14,8 @@ import torch as th
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sb3_ext.inference import linear
+
 #: Rows from which on one member after the other is faster on a CPU: what a layer makes of few rows
 #: costs less than its call, and what it makes of many no longer fits the cache for all members.
 ONE_BY_ONE_FROM = 256
@@ -75,7 +77,11 @@ class EnsembleMLP(nn.Module):
         return hidden
 
     def _of_member(self, number: int, rows: Tensor) -> Tensor:
-        hidden = rows
+        hidden, last = rows, len(self.weights) - 1
+        if not th.is_grad_enabled():
+            for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+                hidden = linear(hidden, weight[number].T, bias[number, 0], relu=layer < last)
+            return hidden
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             hidden = th.addmm(bias[number], th.relu_(hidden) if layer else hidden, weight[number])
         return hidden

@@ -18,6 +18,7 @@ PURE = {
     "sb3_ext.replay.sum_tree",
     "sb3_ext.replay.split",
     "sb3_ext.ensembles",
+    "sb3_ext.inference",
     "sb3_ext.trajectories.returns",
     "sb3_ext.offline.importance",
 }

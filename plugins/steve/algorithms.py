@@ -7,12 +7,13 @@ from typing import Any, ClassVar, Unpack
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.sac.policies import SACPolicy
-from stable_baselines3.td3.policies import TD3Policy
+from stable_baselines3.td3.policies import Actor, TD3Policy
 from torch import Tensor
 
 from sb3_ext.algorithms.arguments import BaseArguments
 from sb3_ext.algorithms.sac import SAC
 from sb3_ext.algorithms.td3 import TD3
+from sb3_ext.inference import run
 from sb3_ext.plugins.steve.expansion import ModelBased
 
 #: TD3 without what it has beyond DDPG; the least of several critics is for critic_reduction to say.
@@ -47,6 +48,14 @@ class OnTD3(ModelBased, TD3):
         self.base = base
         given: Any = {**_BASES[base], **kwargs}
         super().__init__(policy, env, *args, **given)
+
+    def next_actions(self, observations: Tensor | dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """As in TD3, the faster way where the actor is SB3's own."""
+        actor: Any = self.actor_target
+        if self.horizon == 0 or type(actor) is not Actor:
+            return super().next_actions(observations)
+        features = actor.extract_features(observations, actor.features_extractor)
+        return self.smoothed(run(actor.mu, features))
 
     def actor_value(self, observations: Tensor | dict[str, Tensor], actions: Tensor) -> Tensor:
         """The mean over critics where that is the target's, too; else TD3's first critic."""

@@ -9,13 +9,14 @@ import torch as th
 from torch import Tensor
 
 from sb3_ext.algorithms.composable import Composable
-from sb3_ext.td import minimum_over_critics, td_target
+from sb3_ext.td import minimum_over_critics, td_errors, td_target
 from sb3_ext.updates import Batch
 
 
 class SeveralCritics(Composable):
     """A base that bootstraps from what its target critics say together of its next action."""
 
+    critic: Any
     critic_target: Any
 
     @abstractmethod
@@ -33,6 +34,14 @@ class SeveralCritics(Composable):
         :return: ``[n, 1]``
         """
         return minimum_over_critics(q_values)
+
+    def critic_errors(self, batch: Batch, target: Tensor) -> Tensor:
+        """How wrong each critic is about each sample, estimate minus target.
+
+        :param target: ``[B, 1]``
+        :return: ``[n_critics, B, 1]``
+        """
+        return td_errors(self.critic(batch.observations, batch.actions), target)
 
     def bellman_target(self, batch: Batch) -> Tensor:
         """``r + (1 - done) * gamma * (min_k Q_k(s', a') + bonus(a'))``, ``[B, 1]``."""

@@ -12,7 +12,7 @@ from sb3_ext.algorithms.arguments import SACArguments
 from sb3_ext.algorithms.critics import SeveralCritics
 from sb3_ext.algorithms.entropy import MaximumEntropy
 from sb3_ext.algorithms.networks import TargetNetwork, descend
-from sb3_ext.td import td_errors, weighted_squared_error
+from sb3_ext.td import weighted_squared_error
 from sb3_ext.updates import Batch, Step
 
 
@@ -69,7 +69,7 @@ class SAC(MaximumEntropy, SeveralCritics, sb3.SAC):
         target = self.bellman_target(batch)
         metrics = {"ent_coef": alpha, **self.learn_entropy_coefficient(log_prob)}
 
-        errors = td_errors(self.critic(batch.observations, batch.actions), target)
+        errors = self.critic_errors(batch, target)
         critic_loss = self.weighted_error(errors, weights)
         descend(critic_loss, self.critic.optimizer)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from sb3_ext.algorithms.arguments import OffPolicyArguments, TD3Arguments
 from sb3_ext.algorithms.critics import SeveralCritics
 from sb3_ext.algorithms.networks import TargetNetwork, descend
-from sb3_ext.td import td_errors, weighted_squared_error
+from sb3_ext.td import weighted_squared_error
 from sb3_ext.updates import Batch, Step
 
 
@@ -52,7 +52,10 @@ class TD3(SeveralCritics, sb3.TD3):
 
     def next_actions(self, observations: Tensor | dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The target actor's with clipped noise; a Q-value is all that they are worth."""
-        actions = self.actor_target(observations)
+        return self.smoothed(self.actor_target(observations))
+
+    def smoothed(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions ``[n, A]`` with the target policy's noise, and the zeros that go with them."""
         noise = th.empty_like(actions).normal_(0, self.target_policy_noise)
         noise = noise.clamp(-self.target_noise_clip, self.target_noise_clip)
         return (actions + noise).clamp(-1, 1), actions.new_zeros(len(actions), 1)
@@ -70,7 +73,7 @@ class TD3(SeveralCritics, sb3.TD3):
     def gradient_step(self, batch: Batch, weights: Tensor) -> Step:
         """Critics; then, at every ``policy_delay``-th step, actor and targets."""
         target = self.bellman_target(batch)
-        errors = td_errors(self.critic(batch.observations, batch.actions), target)
+        errors = self.critic_errors(batch, target)
         critic_loss = self.weighted_error(errors, weights)
         descend(critic_loss, self.critic.optimizer)
         metrics = {"critic_loss": critic_loss}

@@ -156,10 +156,18 @@ def test_a_noisy_model_hands_the_weight_back_to_horizon_0() -> None:
 
 def test_each_critic_learns_from_its_own_part() -> None:
     model = made(STEVE, n_critics=4).learn(40)
-    errors = th.ones(4, 16, 1, requires_grad=True)
-    model.weighted_error(errors, th.ones(16, 1)).backward()
-    learning = errors.grad.squeeze(-1) != 0
-    assert (learning.sum(0) == 1).all() and (learning.sum(1) == 4).all()
+    batch, wanted = drawn(model), th.randn(16, 1)
+    found = model.critic_errors(batch, wanted)
+    every = th.cat(model.critic(batch.observations, batch.actions), 1) - wanted  # [B, L]
+    whose = (every - found[0]).abs().argmin(1)
+    th.testing.assert_close(every.gather(1, whose[:, None]), found[0])
+    assert whose.bincount().tolist() == [4, 4, 4, 4]
+    model.critic.zero_grad()
+    model.weighted_error(found, th.ones(16, 1)).backward()
+    for number, network in enumerate(model.critic.q_networks):
+        alone = every[whose == number, number].square().sum() / 16
+        (expected,) = th.autograd.grad(alone, network[-1].bias, retain_graph=True)
+        th.testing.assert_close(network[-1].bias.grad, expected)
 
 
 def test_the_world_model_learns_single_steps_whatever_n_steps() -> None:

@@ -1,0 +1,75 @@
+"""Forward passes that nobody differentiates, by oneDNN where that beats the BLAS of torch.
+
+Torch only. On CPUs that are not Intel's, torch's float32 products run MKL's kernels for AVX2. Those
+of oneDNN, which torch ships as well, use AVX-512 where it is there, and add bias and ReLU as they
+go; ``benchmarks/steve.py`` prints what that brings on a machine. The op is the one that
+torch.compile calls; where it is missing or does not answer, torch's own layers run.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch as th
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+#: Below this, what a call costs outweighs what it saves.
+_ROWS = 128
+
+
+@cache
+def _fused() -> Any:
+    """oneDNN's layer, or None where this torch has none that works."""
+    try:
+        layer = th.ops.mkldnn._linear_pointwise
+        one = layer(th.ones(2, 3), th.ones(4, 3), -4 * th.ones(4), "relu", [], "")
+        two = layer(th.ones(2, 3), th.ones(4, 3), -th.ones(4), "none", [], "")
+        works = bool((one == 0).all() and (two == 2).all())
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return None
+    return layer if works else None
+
+
+def linear(rows: Tensor, weight: Tensor, bias: Tensor, relu: bool = False) -> Tensor:
+    """``rows @ weight.T + bias``, and what a ReLU leaves of it; without gradient.
+
+    :param rows: ``[n, in]``
+    :param weight: ``[out, in]``, of any strides
+    :param bias: ``[out]``
+    :param relu: whether negative outputs become 0
+    :return: ``[n, out]``; up to rounding as ``nn.functional.linear``
+    """
+    fits = rows.dtype == th.float32 and rows.device.type == "cpu" and len(rows) >= _ROWS
+    if fits and _fused() is not None:
+        with th.no_grad():
+            found: Tensor = _fused()(rows, weight, bias, "relu" if relu else "none", [], "")
+            return found
+    with th.no_grad():
+        plain = F.linear(rows, weight, bias)
+        return plain.relu_() if relu else plain
+
+
+def run(network: nn.Module, rows: Tensor) -> Tensor:
+    """``network(rows)``, layer by layer where it is a Sequential; without gradient.
+
+    :param network: any; of an ``nn.Sequential`` the plain ``nn.Linear`` layers are run by
+        :func:`linear`, with the ReLU that follows
+    :param rows: ``[n, in]``
+    """
+    if type(network) is not nn.Sequential:
+        with th.no_grad():
+            found: Tensor = network(rows)
+            return found
+    layers = list(network)
+    skip = False
+    for layer, following in zip(layers, [*layers[1:], None], strict=True):
+        if skip:
+            skip = False
+        elif type(layer) is nn.Linear and not layer._forward_hooks and layer.bias is not None:
+            skip = type(following) is nn.ReLU
+            rows = linear(rows, layer.weight, layer.bias, relu=skip)
+        else:
+            rows = run(layer, rows)
+    return rows
