@@ -39,6 +39,9 @@ ALGORITHMS = {
     "TD3": "sb3_ext.algorithms.td3:TD3",
     "LFIWSAC": "sb3_ext.plugins.lfiw.algorithms:LFIWSAC",
     "LFIWTD3": "sb3_ext.plugins.lfiw.algorithms:LFIWTD3",
+    "STEVE": "sb3_ext.plugins.steve.algorithms:STEVE",
+    "MVE": "sb3_ext.plugins.steve.algorithms:MVE",
+    "STEVESAC": "sb3_ext.plugins.steve.algorithms:STEVESAC",
 }
 # A base and what stands behind each plus, by the registered names.
 PARTS: dict[str, dict[str, Any]] = {
@@ -47,6 +50,10 @@ PARTS: dict[str, dict[str, Any]] = {
     "ERE": {"replay": {"name": "ere", "eta_end": 1.0}},
     "PAL": {"critic_loss": "pal"},
     "LFIW": {"weighting": "lfiw"},
+    # Of STEVE: what its weights, its horizon and its ensembles bring.
+    "uniform": {"horizon_weights": "uniform"},
+    "last": {"horizon_weights": "last"},
+    "alone": {"n_models": 1, "n_rewards": 1, "n_critics": 1},
 }
 COLUMNS = ("timesteps", "mean_return", "std_return", "episodes")
 LAST = 3  # evaluations that make a final return

@@ -9,7 +9,7 @@ _STEVE = Paper(
     url="https://arxiv.org/abs/1807.01675",
 )
 _MVE = Paper(
-    title="Model-Based Value Expansion for Efficient Model-Free Reinforcement Learning",
+    title="Model-Based Value Estimation for Efficient Model-Free Reinforcement Learning",
     authors="Feinberg, Wan, Stoica, Jordan, Gonzalez, Levine",
     year=2018,
     url="https://arxiv.org/abs/1803.00101",
