@@ -149,7 +149,18 @@ def test_a_linear_system_whose_q_is_known():
         gamma,
         th.zeros(6, 1, 7, dtype=th.float64),
     ).flatten(1)
-    assert th.allclose(found, (-p * path[0].square()).expand_as(found))
+    truth = -p * path[0].square()
+    assert th.allclose(found, truth.expand_as(found))
+    wrong = expanded_values(
+        rewards[:, None, None],
+        th.ones(6, 1, 7, dtype=th.float64),
+        q_values[:, None, None] + 3,
+        gamma,
+        th.zeros(6, 1, 7, dtype=th.float64),
+    ).flatten(1)
+    squares = (wrong - truth).square()
+    shares = gamma ** (2 * th.arange(6, dtype=th.float64))
+    assert th.allclose(squares / squares[0], shares[:, None].expand_as(squares))
 
 
 def test_shapes_that_do_not_belong_together():
