@@ -221,7 +221,7 @@ def require_buffer(model: Any, found: Any, path: Any) -> None:
 
 def warn_of_no_replay(model: Any, total_timesteps: int) -> None:
     """Say that a call of ``learn`` ends before anything is replayed."""
-    if not model.replay_ratio:
+    if not model.replay_ratio or not is_number(total_timesteps):  # SB3 answers the latter
         return
     window = model.n_steps * model.n_envs
     held = model.replay_buffer.size() * model.n_envs + -(-total_timesteps // window) * window
