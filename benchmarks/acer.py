@@ -32,7 +32,7 @@ from stable_baselines3 import A2C
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ext import ACER, cli
-from sb3_ext.running import TrainOptions, train
+from sb3_ext.running import TrainOptions, run_options, train
 
 ENVS = ("CartPole-v1", "Pendulum-v1")
 STOCK = {"A2C": "sb3:A2C", "PPO": "sb3:PPO"}
@@ -175,6 +175,22 @@ def one_run(study: Study, name: str, seed: int, out: Path) -> str:
     return f"{name} seed {seed}"
 
 
+def require_same_steps(study: Study, runs: Sequence[Path]) -> None:
+    """Refuse runs of another length: their curves would be shown as this study's.
+
+    :raises SystemExit: naming the first, with both numbers
+    """
+    for path in runs:
+        if not (path / "options.yaml").exists():
+            continue
+        steps = run_options(path).steps
+        if steps != study.steps:
+            raise SystemExit(
+                f"{path} is a run of {steps:,} steps, and this study's are {study.steps:,}: give "
+                f"another --out, or --steps {steps}, or remove the folder"
+            )
+
+
 def run_study(options: argparse.Namespace) -> None:
     """What is missing, then tables and pictures."""
     study = STUDIES[options.name]
@@ -182,6 +198,9 @@ def run_study(options: argparse.Namespace) -> None:
     seeds = range(study.seeds if options.seeds is None else options.seeds)
     if options.steps:
         study = replace(study, steps=options.steps)
+    require_same_steps(
+        study, [folder(out, name, seed) for seed in seeds for name in study.variants]
+    )
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
         waiting = [
             pool.submit(one_run, study, name, seed, out)

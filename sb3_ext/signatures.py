@@ -61,6 +61,7 @@ def require_known(cls: type, names: Iterable[str], *, where: str, also: Iterable
     known = {*constructor_arguments(cls), *also}
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, sorted(known), n=1)
+            public = sorted(one for one in known if not one.startswith("_"))
+            near = difflib.get_close_matches(name, public, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise TypeError(f"{where} got an unknown argument {name!r}{hint}")

@@ -20,9 +20,14 @@ from sb3_ext.algorithms.loading import CheckedLoading
 from sb3_ext.errors import NonFiniteError
 from sb3_ext.plugins.acer.options import (
     SUPPORTED,
+    fit_defaults,
     require_actions,
+    require_buffer,
     require_options,
+    require_policy,
     require_policy_arguments,
+    warn_of_no_replay,
+    with_optimizer,
 )
 from sb3_ext.plugins.acer.policies import ACERPolicy, CnnPolicy, MultiInputPolicy
 from sb3_ext.plugins.acer.presets import constants
@@ -79,6 +84,21 @@ class ACER(CheckedLoading, OffPolicyAlgorithm):
         **dict.fromkeys(
             ("use_rms_prop", "rms_prop_eps"), "the optimiser's state is that of the saved one"
         ),
+        # Attributes that SB3 saves, too, and that would be dropped in silence.
+        **dict.fromkeys(("policy", "policy_class"), "the networks are those of the saved one"),
+        "train_freq": "a rollout is n_steps steps, which may be changed",
+        "gradient_steps": "replay_ratio says how many updates there are",
+        "learning_starts": "replay_start says when replay begins",
+        "tau": "the average policy follows by average_decay",
+        "action_noise": "the policy draws by itself, by action_std",
+        **dict.fromkeys(
+            ("replay_buffer_class", "replay_buffer_kwargs", "optimize_memory_usage"),
+            "what is replayed are trajectories; buffer_size may be changed",
+        ),
+        **dict.fromkeys(
+            ("use_sde", "sde_sample_freq", "use_sde_at_warmup"),
+            "ACER's density ratios need a plain Gaussian",
+        ),
     }
     resumed_attributes: ClassVar[tuple[str, ...]] = ("replay_rng",)
     supported_actions: ClassVar[tuple[type[spaces.Space[Any]], ...]] = SUPPORTED
@@ -90,8 +110,9 @@ class ACER(CheckedLoading, OffPolicyAlgorithm):
     policy: ACERPolicy
     replay_buffer: TrajectoryReplayBuffer
     replay_rng: np.random.Generator
-    #: Where that stood when the model was saved.
+    #: Where that stood when the model was saved, and the seed it came from.
     replay_state: Any = None
+    replay_seed: int | None = None
     n_steps: int
     replay_ratio: float
     replay_start: int
@@ -140,6 +161,12 @@ class ACER(CheckedLoading, OffPolicyAlgorithm):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
+        if env is None and _init_setup_model:
+            raise ValueError(
+                "ACER needs an environment, got None: pass one, or its id. (ACER.load does without "
+                "for a model that only predicts)"
+            )
+        require_policy(policy)
         made: Any = maybe_make_env(env, verbose) if env is not None else None
         require_actions(getattr(made, "action_space", None))
         given: dict[str, Any] = {
@@ -158,8 +185,7 @@ class ACER(CheckedLoading, OffPolicyAlgorithm):
         }
         known = constants(preset, getattr(made, "action_space", None))
         chosen = {k: known[k] if value is None else value for k, value in given.items()}
-        if replay_start is None:  # nobody chose it: a small buffer shall be replayed from, too
-            chosen["replay_start"] = min(chosen["replay_start"], chosen["buffer_size"] // 2)
+        fit_defaults(chosen, given, getattr(made, "num_envs", 1))
         rate, size = chosen.pop("learning_rate"), chosen["buffer_size"]
         super().__init__(
             policy,
@@ -170,7 +196,7 @@ class ACER(CheckedLoading, OffPolicyAlgorithm):
             batch_size=batch_size,
             gamma=gamma,
             gradient_steps=1,
-            policy_kwargs=None if policy_kwargs is None else dict(policy_kwargs),
+            policy_kwargs=with_optimizer(policy_kwargs, use_rms_prop, rms_prop_eps),
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
             verbose=verbose,
@@ -188,9 +214,6 @@ class ACER(CheckedLoading, OffPolicyAlgorithm):
         self.n_dual_samples, self.action_std = n_dual_samples, action_std
         self.use_rms_prop, self.rms_prop_eps = use_rms_prop, rms_prop_eps
         self.saved_by = type(self).__name__
-        if use_rms_prop and "optimizer_class" not in self.policy_kwargs:  # as in SB3's A2C
-            self.policy_kwargs["optimizer_class"] = th.optim.RMSprop
-            self.policy_kwargs["optimizer_kwargs"] = {"alpha": 0.99, "eps": rms_prop_eps}
         if _init_setup_model:
             self._setup_model()
 
@@ -199,17 +222,20 @@ class ACER(CheckedLoading, OffPolicyAlgorithm):
     def _setup_model(self) -> None:
         require_options(self)
         chosen = self.policy_kwargs
-        require_policy_arguments(chosen)
+        require_policy_arguments(chosen, self.action_space)
         self.policy_kwargs = {**chosen, "action_std": self.action_std}
         self.replay_buffer_class = TrajectoryReplayBuffer
         width = statistics_of(self.action_space, self.action_std).width
         self.replay_buffer_kwargs = {"behavior_dim": width}
-        self.train_freq = self.n_steps
+        self.train_freq = int(self.n_steps)  # SB3 takes no NumPy scalars, here and below
+        if isinstance(self.learning_rate, np.generic):
+            self.learning_rate = float(self.learning_rate)
         # To SB3, n_steps above 1 means n-step returns of transitions.
         n_steps, self.n_steps = self.n_steps, 1
         super()._setup_model()
         self.n_steps, self.policy_kwargs = n_steps, chosen
-        if self.replay_state is not None:  # a loaded model goes on with it
+        if self.replay_state is not None and self.seed == self.replay_seed:
+            # A loaded model goes on with it, unless load was given another seed.
             self.replay_rng.bit_generator.state = self.replay_state
 
     def set_random_seed(self, seed: int | None = None) -> None:
@@ -246,6 +272,10 @@ class ACER(CheckedLoading, OffPolicyAlgorithm):
 
     # -- learning ----------------------------------------------------------------------------
 
+    def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
+        warn_of_no_replay(self, total_timesteps)
+        return super()._setup_learn(total_timesteps, *args, **kwargs)
+
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """The updates after one rollout.
 
@@ -259,7 +289,9 @@ class ACER(CheckedLoading, OffPolicyAlgorithm):
         if self.on_policy_updates and buffer.n_windows(self.n_steps):
             self._update(buffer.newest(self.n_steps, env), "on_policy")
         if buffer.size() * self.n_envs >= self.replay_start:
-            for _ in range(self.replay_rng.poisson(self.replay_ratio)):
+            updates = self.replay_rng.poisson(self.replay_ratio)
+            self.logger.record_mean("acer/replay/updates", updates)
+            for _ in range(updates):
                 windows = buffer.sample_windows(batch_size, self.n_steps, self.replay_rng, env)
                 self._update(windows, "replay")
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
@@ -298,7 +330,7 @@ class ACER(CheckedLoading, OffPolicyAlgorithm):
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         """As in SB3; the replay buffer by ``save_replay_buffer``."""
-        self.replay_state = self.replay_rng.bit_generator.state
+        self.replay_state, self.replay_seed = self.replay_rng.bit_generator.state, self.seed
         super().save(*args, **kwargs)
 
     def _excluded_save_params(self) -> list[str]:
@@ -307,22 +339,17 @@ class ACER(CheckedLoading, OffPolicyAlgorithm):
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
         """As in SB3.
 
-        :raises ValueError: if it is another algorithm's, or of other environments or actions
+        :raises ValueError: if it is another algorithm's, of other environments or spaces, or too
+            small for a window or for ``replay_start``
         """
         made = self.replay_buffer
-        super().load_replay_buffer(path, truncate_last_traj)
-        found: Any = self.replay_buffer
-        told = "is no trajectory replay"
-        if isinstance(found, TrajectoryReplayBuffer):
-            pairs = [(one.n_envs, one.behavior.shape[2]) for one in (found, made)]
-            if pairs[0] == pairs[1]:
-                return
-            told = (
-                f"is of {pairs[0][0]} environments and {pairs[0][1]} numbers a distribution, this "
-                f"ACER has {pairs[1][0]} and {pairs[1][1]}"
-            )
-        self.replay_buffer = made
-        raise ValueError(f"the buffer in {path} {told}: load one that an ACER like this has saved")
+        try:
+            super().load_replay_buffer(path, truncate_last_traj)
+            found = self.replay_buffer
+        finally:
+            self.replay_buffer = made
+        require_buffer(self, found, path)
+        self.replay_buffer = found
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []

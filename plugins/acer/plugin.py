@@ -24,5 +24,5 @@ SPEC = PluginSpec(
         "gamma": Choice((0.95, 0.98, 0.99, 0.995)),
     },
     action_spaces=("Discrete", "MultiDiscrete", "Box"),
-    observation_spaces=("Box", "Dict", "Discrete"),
+    observation_spaces=("Box", "Dict", "Discrete", "MultiDiscrete", "MultiBinary"),
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN, create_mlp
@@ -25,7 +26,9 @@ class ACERPolicy(ActorCriticPolicy):
     For Discrete actions the critic's head has a value for each. For others there is a value of the
     state, and a network of the action's advantage beside it (a dueling network).
 
-    Box actions live in [-1, 1] here, around a mean and with a standard deviation that stays.
+    Box actions are drawn around a mean and with a standard deviation that stays: in [-1, 1] where
+    ACER itself asks (``heads``, ``behave``), and in the environment's units where SB3's methods
+    answer (``forward``, ``get_distribution``, ``evaluate_actions``), as SB3's own policies do.
 
     :param args: as in SB3's ``ActorCriticPolicy``
     :param action_std: standard deviation of Box actions
@@ -34,6 +37,8 @@ class ACERPolicy(ActorCriticPolicy):
     """
 
     statistics: Statistics
+    middle: Tensor
+    half_range: Tensor
 
     def __init__(
         self,
@@ -45,13 +50,21 @@ class ACERPolicy(ActorCriticPolicy):
         advantage_net_arch: Sequence[int] = (64,),
         **kwargs: Any,
     ) -> None:
+        if "use_sde" in kwargs:  # A2C and PPO hand it to any policy; ACER never does
+            raise TypeError(
+                "ACERPolicy learns by ACER alone, and got use_sde, as SB3's A2C and PPO pass it: "
+                "load a zip of ACER's with sb3_ext.ACER.load, and give other algorithms a policy "
+                "of their own"
+            )
         self.action_std = action_std
         self.advantage_net_arch = list(advantage_net_arch)
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         own = {"action_std": self.action_std, "advantage_net_arch": self.advantage_net_arch}
-        return {**super()._get_constructor_parameters(), **own}
+        sde = ("use_sde", "log_std_init", "squash_output", "full_std", "use_expln")
+        stock = super()._get_constructor_parameters()
+        return {**{name: one for name, one in stock.items() if name not in sde}, **own}
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
@@ -64,8 +77,16 @@ class ACERPolicy(ActorCriticPolicy):
             size = latent + self.statistics.inputs
             layers = create_mlp(size, 1, self.advantage_net_arch, self.activation_fn)
             self.advantage_net = nn.Sequential(*layers)
-        if hasattr(self, "log_std"):  # SB3 learns it; here it stays
-            del self.log_std
+        if isinstance(self.action_space, spaces.Box):
+            del self.log_std  # SB3 learns it; here it stays
+            low, high = (
+                th.as_tensor(one.reshape(-1), dtype=th.float32)
+                for one in (self.action_space.low, self.action_space.high)
+            )
+            # What [-1, 1] is in the environment's units; a dimension without width keeps sigma.
+            self.register_buffer("middle", (low + high) / 2, persistent=False)
+            half = th.where(high > low, (high - low) / 2, 1.0)
+            self.register_buffer("half_range", half, persistent=False)
         for net in (self.value_net, self.advantage_net):
             if self.ortho_init and net is not None:
                 net.apply(self.init_weights)
@@ -126,14 +147,19 @@ class ACERPolicy(ActorCriticPolicy):
         """``V(x)``, ``[N, 1]``; of Discrete actions the mean of Q under the policy."""
         seen = self._seen(obs)
         features = self.vf_features_extractor(seen)
-        values: Tensor = self.value_net(self.mlp_extractor.forward_critic(features))
+        latent = self.mlp_extractor.forward_critic(features)
         if self.advantage_net is not None:
-            return values
+            return self._values(None, latent)
         if not self.share_features_extractor:
             features = self.pi_features_extractor(seen)
-        outputs = self.action_net(self.mlp_extractor.forward_actor(features))
-        mean: Tensor = (outputs.softmax(dim=1) * values).sum(dim=1, keepdim=True)
-        return mean
+        return self._values(self.action_net(self.mlp_extractor.forward_actor(features)), latent)
+
+    def _values(self, outputs: Tensor | None, latent: Tensor) -> Tensor:
+        """:param outputs: of the actor, which Discrete actions need"""
+        values: Tensor = self.value_net(latent)
+        if self.advantage_net is not None or outputs is None:
+            return values
+        return (outputs.softmax(dim=1) * values).sum(dim=1, keepdim=True)
 
     def dueling(self, latent: Tensor, actions: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor]:
         """The stochastic dueling network (equation 13 of the paper).
@@ -153,11 +179,6 @@ class ACERPolicy(ActorCriticPolicy):
 
     # -- acting ------------------------------------------------------------------------------
 
-    @property
-    def squash_output(self) -> bool:
-        """Whether SB3 scales actions from [-1, 1] to the space's bounds."""
-        return isinstance(self.action_space, spaces.Box)
-
     def behave(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[Tensor, Tensor]:
         """Actions ``[N, D]`` as they were drawn, and the parameters of what drew them."""
         features = self.pi_features_extractor(self._seen(obs))
@@ -169,8 +190,58 @@ class ACERPolicy(ActorCriticPolicy):
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         actions, _ = self.behave(observation, deterministic)
-        actions = actions.clamp(-1, 1) if self.squash_output else actions
-        return actions.reshape(-1, *(self.action_space.shape or ()))
+        return self._in_units(actions).reshape(-1, *(self.action_space.shape or ()))
+
+    def _in_units(self, actions: Tensor) -> Tensor:
+        """From [-1, 1] to the environment's units; SB3's ``predict`` clips them to the bounds."""
+        if not isinstance(self.action_space, spaces.Box):
+            return actions
+        return self.middle + self.half_range * actions
+
+    # -- as SB3's users ask --------------------------------------------------------------------
+
+    def forward(
+        self, obs: PyTorchObs, deterministic: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As in SB3: actions as they were drawn, ``V(x)`` ``[N, 1]``, and log probabilities."""
+        distribution, values = self._asked(obs)
+        actions = distribution.get_actions(deterministic=deterministic)
+        log_prob = distribution.log_prob(actions)
+        return actions.reshape(-1, *(self.action_space.shape or ())), values, log_prob
+
+    def evaluate_actions(
+        self, obs: PyTorchObs, actions: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """As in SB3: ``V(x)`` ``[N, 1]``, log probabilities, and entropies.
+
+        :param actions: ``[N, ...]``, of a Box in the environment's units
+        """
+        distribution, values = self._asked(obs)
+        flat = actions.reshape(len(actions), -1)
+        if isinstance(self.action_space, spaces.Discrete):
+            flat = flat.squeeze(1)
+        return values, distribution.log_prob(flat), distribution.entropy()
+
+    def _asked(self, obs: PyTorchObs) -> tuple[Distribution, Tensor]:
+        seen = self._seen(obs)
+        features = self.pi_features_extractor(seen)
+        outputs = self.action_net(self.mlp_extractor.forward_actor(features))
+        if not self.share_features_extractor:
+            features = self.vf_features_extractor(seen)
+        values = self._values(outputs, self.mlp_extractor.forward_critic(features))
+        return self._distribution(outputs), values
+
+    def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Distribution:
+        return self._distribution(self.action_net(latent_pi))
+
+    def _distribution(self, outputs: Tensor) -> Distribution:
+        made: Any = self.action_dist
+        if isinstance(self.action_space, spaces.Box):
+            log_std = (self.action_std * self.half_range).log()
+            made = made.proba_distribution(self._in_units(outputs), log_std)
+        else:
+            made = made.proba_distribution(action_logits=outputs)
+        return made  # type: ignore[no-any-return]
 
 
 class CnnPolicy(ACERPolicy):

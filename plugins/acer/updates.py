@@ -144,9 +144,11 @@ def _window(
 ) -> dict[str, Any]:
     """What the returns take."""
     shape = windows.rewards.shape
-    next_value, truncation_values = windows.bootstrap(
-        lambda observations: policy.predict_values(observations).squeeze(1)
-    )
+    # A target, and of few observations: batch statistics are neither taken from them nor learned.
+    training = policy.training
+    policy.set_training_mode(False)
+    next_value, truncation_values = windows.bootstrap(policy.predict_values)
+    policy.set_training_mode(training)
     return {
         "rewards": windows.rewards,
         "q_taken": q_taken.detach().reshape(shape),

@@ -262,6 +262,12 @@ class Sampling(OffPolicyAlgorithm):
         self.restore_sampler(saved)
 
     def _require_shape(self, found: ReplayBuffer, before: ReplayBuffer | None, path: str) -> None:
+        if hasattr(found, "sample_windows"):
+            raise ValueError(
+                f"{path} holds a {type(found).__name__}, from which windows of consecutive steps "
+                f"are drawn, and {type(self).__name__} learns from single transitions: load a "
+                "buffer of an algorithm that stores these"
+            )
         n_envs = self.n_envs if before is None else before.n_envs
         if found.n_envs != n_envs:
             raise ValueError(

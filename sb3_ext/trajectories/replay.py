@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from sb3_ext.offline.arrays import map_observations
+from sb3_ext.options import is_integer
 
 #: One array, or one a key of a Dict space; of tensors likewise.
 Observations = Any
@@ -51,14 +52,22 @@ class Windows:
     def bootstrap(self, value: Callable[[Observations], Tensor]) -> tuple[Tensor, Tensor]:
         """What lies beyond the windows' ends, and beyond the episodes that were cut off.
 
-        :param value: from observations ``[N, ...]`` to their values ``[N]``
+        :param value: from observations ``[N, ...]`` to their values ``[N]`` or ``[N, 1]``, such as
+            ``policy.predict_values`` of SB3's
         :return: ``[B]``, and ``[T, B]`` with zeros where no episode was cut off
+        :raises ValueError: if it gives another shape
         """
         columns = self.rewards.shape[1]
         beyond = map_observations(
             lambda *o: th.cat(o), self.last_observations, self.final_observations
         )
-        values = value(beyond)
+        values, n = value(beyond), columns + len(self.finals)
+        if values.shape not in ((n,), (n, 1)):
+            raise ValueError(
+                f"value must give one number an observation, [N] or [N, 1] with N = {n}, got "
+                f"{list(values.shape)}"
+            )
+        values = values.reshape(n)
         truncation = values.new_zeros(self.rewards.numel())
         truncation[self.finals] = values[columns:]
         return values[:columns], truncation.reshape(self.rewards.shape)
@@ -81,6 +90,7 @@ class TrajectoryReplayBuffer(ReplayBuffer):
     :param n_envs: columns
     :param optimize_memory_usage: of SB3; here an observation is never stored twice
     :param behavior_dim: numbers that describe a distribution
+    :raises ValueError: for a size of less than one step of each environment
     """
 
     observations: Observations
@@ -98,7 +108,16 @@ class TrajectoryReplayBuffer(ReplayBuffer):
         *,
         behavior_dim: int,
     ) -> None:
-        rows = max(buffer_size // n_envs, 1)
+        if not is_integer(buffer_size) or buffer_size < n_envs:
+            raise ValueError(
+                f"buffer_size must be a whole number of transitions, at least one of each of the "
+                f"{n_envs} environments, got {buffer_size!r}"
+            )
+        if behavior_dim != 0 and not is_integer(behavior_dim):
+            raise ValueError(
+                f"behavior_dim must be a whole number, 0 or more, got {behavior_dim!r}"
+            )
+        rows = buffer_size // n_envs
         super(ReplayBuffer, self).__init__(
             rows, observation_space, action_space, device, n_envs=n_envs
         )
@@ -113,7 +132,9 @@ class TrajectoryReplayBuffer(ReplayBuffer):
             for key, space in parts.items()
         }
         self.observations = made if isinstance(observation_space, spaces.Dict) else made[""]
-        kind = np.int64 if np.issubdtype(action_space.dtype, np.integer) else np.float32
+        # What is drawn for a Box is a real number, also where the space holds integers.
+        whole = np.issubdtype(action_space.dtype, np.integer)
+        kind = np.int64 if whole and not isinstance(action_space, spaces.Box) else np.float32
         self.actions = np.zeros((rows, n_envs, self.action_dim), kind)
         self.behavior = np.zeros((rows, n_envs, behavior_dim), np.float32)
         self.rewards = np.zeros((rows, n_envs), np.float32)
@@ -139,7 +160,9 @@ class TrajectoryReplayBuffer(ReplayBuffer):
 
         :param next_obs: where an episode ended, its last observation
         :param action: the action, then the parameters of the distribution that drew it
+        :raises ValueError: for other shapes
         """
+        self._require_step(action, reward, done, infos)
         row, obs, next_obs = self.pos, self._shaped(obs), self._shaped(next_obs)
         if self.full or row:
             self._cut_where(self._is_other(row, obs))
@@ -158,6 +181,22 @@ class TrajectoryReplayBuffer(ReplayBuffer):
         map_observations(
             lambda held, new: held.__setitem__(self.pos, new), self.observations, next_obs
         )
+
+    def _require_step(self, action: Any, reward: Any, done: Any, infos: Any) -> None:
+        """Refuse what would broadcast to all environments in silence."""
+        n, width = self.n_envs, self.action_dim + self.behavior.shape[2]
+        if np.shape(action) != (n, width):
+            raise ValueError(
+                "action must be [action, behavior] side by side, the action and then what drew it, "
+                f"of shape [n_envs, {self.action_dim} + {width - self.action_dim}] = [{n}, {width}]"
+                f", got {list(np.shape(action))}. (An algorithm that stores transitions, such as "
+                "DQN, cannot fill a TrajectoryReplayBuffer)"
+            )
+        for name, one in (("reward", np.shape(reward)), ("done", np.shape(done))):
+            if one != (n,):
+                raise ValueError(f"{name} must have shape [n_envs] = [{n}], got {list(one)}")
+        if len(infos) != n:
+            raise ValueError(f"infos must be one of each of {n} environments, got {len(infos)}")
 
     def cut_off(self) -> None:
         """The environments were reset: the newest step of each is the last of its episode."""
@@ -230,10 +269,15 @@ class TrajectoryReplayBuffer(ReplayBuffer):
 
         :param n: how many
         :param length: steps
-        :param rng: draws them
+        :param rng: draws them, a generator of NumPy's
         :param env: whose statistics normalise observations and rewards
+        :raises TypeError: for another kind of generator, such as a seed
         :raises ValueError: if there is no such window
         """
+        if not isinstance(rng, np.random.Generator):
+            raise TypeError(f"rng must be a generator, np.random.default_rng(seed), got {rng!r}")
+        if not is_integer(n):
+            raise ValueError(f"n, of windows, must be a whole number of at least 1, got {n!r}")
         starts = rng.integers(self._require(length), size=n)
         return self._windows(starts, rng.integers(self.n_envs, size=n), length, env)
 
@@ -247,6 +291,10 @@ class TrajectoryReplayBuffer(ReplayBuffer):
         )
 
     def _require(self, length: int) -> int:
+        if not is_integer(length):
+            raise ValueError(
+                f"length, of a window, must be a whole number of at least 1, got {length!r}"
+            )
         found = self.n_windows(length)
         if not found:
             raise ValueError(

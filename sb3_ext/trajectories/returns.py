@@ -55,18 +55,21 @@ def retrace(
     :param values: ``[T, B]``
     :param next_value: ``[B]``
     :param rho: ``[T, B]``, >= 0
-    :param gamma: the discount
+    :param gamma: the discount, in [0, 1]
     :param terminated: ``[T, B]``, bool, or 0 and 1
     :param truncated: ``[T, B]``, likewise
     :param truncation_values: ``[T, B]``, or None where nothing was truncated
     :param lambda_: in [0, 1]; 0 is the one-step target
     :param dimensions: d, at least 1
     :return: a target of Q for each step, ``[T, B]``
-    :raises ValueError: for other shapes, missing truncation values, or d < 1
+    :raises TypeError: for what is no tensor
+    :raises ValueError: for other shapes or ranges, missing truncation values, or d < 1
     """
     if dimensions < 1:
         raise ValueError(f"dimensions, of the action, must be at least 1, got {dimensions}")
     _require_windows(rewards, None, rho=rho)
+    _require_ratios(rho)
+    _require_range("lambda_", lambda_)
     power = rho if dimensions == 1 else rho.pow(1 / dimensions)
     ends = (terminated, truncated, truncation_values)
     return _q_targets(
@@ -94,13 +97,15 @@ def q_opc(
     :param q_taken: ``[T, B]``
     :param values: ``[T, B]``
     :param next_value: ``[B]``
-    :param gamma: the discount
+    :param gamma: the discount, in [0, 1]
     :param terminated: ``[T, B]``, bool, or 0 and 1
     :param truncated: ``[T, B]``, likewise
     :param truncation_values: ``[T, B]``, or None where nothing was truncated
     :return: ``[T, B]``
-    :raises ValueError: for other shapes, or missing truncation values
+    :raises TypeError: for what is no tensor
+    :raises ValueError: for other shapes or ranges, or missing truncation values
     """
+    _require_windows(rewards, None)
     ends = (terminated, truncated, truncation_values)
     return _q_targets(rewards, q_taken, values, next_value, th.ones_like(rewards), gamma, ends)
 
@@ -125,15 +130,17 @@ def tree_backup(
     :param values: ``[T, B]``
     :param next_value: ``[B]``
     :param pi_taken: ``[T, B]``, probabilities of the actions that were taken
-    :param gamma: the discount
+    :param gamma: the discount, in [0, 1]
     :param terminated: ``[T, B]``, bool, or 0 and 1
     :param truncated: ``[T, B]``, likewise
     :param truncation_values: ``[T, B]``, or None where nothing was truncated
     :param lambda_: in [0, 1]
     :return: ``[T, B]``
-    :raises ValueError: for other shapes, or missing truncation values
+    :raises TypeError: for what is no tensor
+    :raises ValueError: for other shapes or ranges, or missing truncation values
     """
     _require_windows(rewards, None, pi_taken=pi_taken)
+    _require_range("lambda_", lambda_)
     ends = (terminated, truncated, truncation_values)
     return _q_targets(rewards, q_taken, values, next_value, lambda_ * pi_taken, gamma, ends)
 
@@ -160,14 +167,16 @@ def importance_sampled(
     :param values: ``[T, B]``
     :param next_value: ``[B]``
     :param rho: ``[T, B]``, >= 0
-    :param gamma: the discount
+    :param gamma: the discount, in [0, 1]
     :param terminated: ``[T, B]``, bool, or 0 and 1
     :param truncated: ``[T, B]``, likewise
     :param truncation_values: ``[T, B]``, or None where nothing was truncated
     :return: ``[T, B]``
-    :raises ValueError: for other shapes, or missing truncation values
+    :raises TypeError: for what is no tensor
+    :raises ValueError: for other shapes or ranges, or missing truncation values
     """
     _require_windows(rewards, None, rho=rho)
+    _require_ratios(rho)
     ends = (terminated, truncated, truncation_values)
     return _q_targets(rewards, q_taken, values, next_value, rho, gamma, ends)
 
@@ -188,15 +197,17 @@ def n_step(
 
     :param rewards: ``[T, B]``
     :param next_value: ``[B]``
-    :param gamma: the discount
+    :param gamma: the discount, in [0, 1]
     :param terminated: ``[T, B]``, bool, or 0 and 1
     :param truncated: ``[T, B]``, likewise
     :param truncation_values: ``[T, B]``, or None where nothing was truncated
     :return: ``[T, B]``
-    :raises ValueError: for other shapes, or missing truncation values
+    :raises TypeError: for what is no tensor
+    :raises ValueError: for other shapes or ranges, or missing truncation values
     """
     ends = (terminated, truncated, truncation_values)
     # With traces of 1 every critic's value on the way cancels, so it may as well be 0.
+    _require_windows(rewards, next_value)
     nothing, whole = th.zeros_like(rewards), th.ones_like(rewards)
     return _q_targets(rewards, nothing, nothing, next_value, whole, gamma, ends)
 
@@ -230,7 +241,7 @@ def vtrace(
     :param values: ``[T, B]``
     :param next_value: ``[B]``
     :param rho: ``[T, B]``, >= 0
-    :param gamma: the discount
+    :param gamma: the discount, in [0, 1]
     :param terminated: ``[T, B]``, bool, or 0 and 1
     :param truncated: ``[T, B]``, likewise
     :param truncation_values: ``[T, B]``, or None where nothing was truncated
@@ -239,9 +250,13 @@ def vtrace(
     :param clip_c: of the traces
     :param clip_pg_rho: of the advantages
     :return: targets and advantages, ``[T, B]`` each
-    :raises ValueError: for other shapes, or missing truncation values
+    :raises TypeError: for what is no tensor
+    :raises ValueError: for other shapes or ranges, or missing truncation values
     """
     _require_windows(rewards, next_value, values=values, rho=rho)
+    _require_ratios(rho)
+    _require_range("lambda_", lambda_)
+    _require_range("gamma", gamma)
     ends = _ends(rewards, terminated, truncated, truncation_values)
     errors = rewards + gamma * _following(values, next_value, *ends) - values
     corrections = _backward(
@@ -263,6 +278,7 @@ def _q_targets(
 ) -> Tensor:
     """The formula at the top of the module, for any traces ``[T, B]``."""
     _require_windows(rewards, next_value, q_taken=q_taken, values=values)
+    _require_range("gamma", gamma)
     terminated, truncated, truncation_values = _ends(rewards, *ends)
     following = _following(values, next_value, terminated, truncated, truncation_values)
     errors = rewards + gamma * following - q_taken
@@ -320,7 +336,16 @@ def _ends(
 
 
 def _require_windows(rewards: Tensor, next_value: Tensor | None, **windows: Tensor) -> None:
-    """Refuse what would broadcast to another shape in silence."""
+    """Refuse what is no tensor, or would broadcast to another shape in silence."""
+    given = {"rewards": rewards, **windows}
+    if next_value is not None:
+        given["next_value"] = next_value
+    for name, tensor in given.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(
+                f"{name} must be a tensor, got {type(tensor).__name__}"
+                + (": give torch.as_tensor(...) of it" if tensor is not None else "")
+            )
     if rewards.ndim != 2 or not len(rewards):
         raise ValueError(
             f"rewards must have shape [T, B] with T >= 1 steps, got {list(rewards.shape)}"
@@ -336,3 +361,17 @@ def _require_windows(rewards: Tensor, next_value: Tensor | None, **windows: Tens
             f"next_value must have one value an environment, [B] = {list(rewards.shape[1:])} for "
             f"rewards of {list(rewards.shape)}, got {list(next_value.shape)}"
         )
+
+
+def _require_ratios(rho: Tensor) -> None:
+    """Refuse what is no ratio of probabilities; a root of one below 0 would be NaN."""
+    if bool((rho < 0).any()):
+        raise ValueError(
+            f"rho, ratios of probabilities, must be at least 0, got {rho.min().item():g}: were "
+            "their logarithms given? Then take rho.exp()"
+        )
+
+
+def _require_range(name: str, number: float) -> None:
+    if not 0 <= number <= 1:
+        raise ValueError(f"{name} must lie in [0, 1], got {number}")

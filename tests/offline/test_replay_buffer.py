@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_ext import SAC, PrioritizedReplayBuffer
 from sb3_ext.offline import from_replay_buffer, load_dataset, to_replay_buffer
+from sb3_ext.trajectories.replay import TrajectoryReplayBuffer
 from tests.offline.test_dataset import make, of_dicts, of_discrete
 from tests.offline.worlds import (
     ACTIONS,
@@ -131,6 +132,75 @@ def test_time_limits_of_the_memory_saving_ring():
     assert_is(dataset, rows, ends, {(1, 3), (3, 1)}, without_next=ends)
     with pytest.raises(ValueError, match=r"time_limit=4, but .* an episode of 5 steps"):
         from_replay_buffer(buffer, time_limit=4)
+
+
+class Trajectories(TrajectoryReplayBuffer):
+    """Filled by `ring`, with parameters of no known family."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, behavior_dim=3, **kwargs)
+
+    def add(self, obs, next_obs, action, *rest):
+        super().add(obs, next_obs, np.hstack([action, np.full((self.n_envs, 3), 0.5)]), *rest)
+
+
+@pytest.mark.parametrize("n_steps", [7, 9, 10, 11, 13, 20, 25])
+@pytest.mark.parametrize("n_envs", [1, 2])
+@pytest.mark.parametrize("by_path", [False, True])
+def test_a_ring_of_trajectories(tmp_path, n_steps, n_envs, by_path):
+    """Time limits are no terminations, and what came last at them is there; all is in order."""
+    size = 10
+    buffer = ring(n_steps, size * n_envs, n_envs, Trajectories)
+    if by_path:
+        save_to_pkl(tmp_path / "buffer.pkl", buffer)
+        with pytest.warns(UserWarning, match="runs whatever code"):
+            dataset = from_replay_buffer(tmp_path / "buffer.pkl", allow_pickle=True)
+    else:
+        dataset = from_replay_buffer(buffer)
+    rows, terminated, truncated, newest = [], set(), set(), set()
+    for env in range(n_envs):
+        all_rows, ends, cuts = played(n_steps, n_envs, env)
+        kept = all_rows[-(size - 1) :] if n_steps >= size else all_rows
+        rows += kept
+        terminated |= ends & set(kept)
+        truncated |= cuts & set(kept)
+        newest.add(kept[-1])
+        if kept[-1] not in ends:
+            truncated.add(kept[-1])
+    lost = terminated - newest  # the only observations that such a buffer does not keep
+    assert_is(dataset, rows, terminated, truncated, without_next=lost)
+    told = " ".join(dataset.source["notes"])
+    assert "time limits count as terminations" not in told and dataset.behavior_log_prob is None
+    assert (f"{len(lost)} terminated episodes: a trajectory buffer" in told) == bool(lost)
+
+
+def test_actions_of_a_trajectory_buffer_are_clipped_as_they_were():
+    buffer = TrajectoryReplayBuffer(10, OBSERVATIONS, ACTIONS, "cpu", behavior_dim=1)
+    drawn = np.array([[1.5, -0.5, 0.1]])
+    buffer.add(np.zeros((1, 2)), np.ones((1, 2)), drawn, np.zeros(1), np.zeros(1, bool), [{}])
+    dataset = from_replay_buffer(buffer)
+    assert dataset.actions.tolist() == [[2.0, 0.25]]
+    assert "1 actions were drawn beyond [-1, 1]" in " ".join(dataset.source["notes"])
+
+
+@pytest.mark.parametrize("normal", [True, False])
+def test_log_probabilities_of_a_trajectory_buffer(normal):
+    """Where they are such; other numbers are not taken for them."""
+    space = spaces.Discrete(3)
+    buffer = TrajectoryReplayBuffer(20, OBSERVATIONS, space, "cpu", n_envs=2, behavior_dim=3)
+    rng = np.random.default_rng(0)
+    logs = np.log(rng.dirichlet(np.ones(3), size=(5, 2))) + (0.0 if normal else 0.5)
+    taken = rng.integers(3, size=(5, 2))
+    for t in range(5):
+        given = np.hstack([taken[t][:, None], logs[t]])
+        seen = np.full((2, 2), float(t))
+        buffer.add(seen, seen + 1, given, np.zeros(2), np.zeros(2, bool), [{}, {}])
+    found = from_replay_buffer(buffer).behavior_log_prob
+    if not normal:
+        assert found is None
+        return
+    expected = [logs[t, env, taken[t, env]] for env in range(2) for t in range(5)]
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_pickle_from_before_timeouts(tmp_path):

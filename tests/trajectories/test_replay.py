@@ -10,6 +10,7 @@ from gymnasium import spaces
 from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_ext import DQN
 from sb3_ext.resume.buffers import capture_buffer, restore_buffer
 from sb3_ext.resume.decoder import Decoder
 from sb3_ext.resume.encoder import Encoder
@@ -245,3 +246,79 @@ def test_errors() -> None:
         buffer.sample_windows(1, 3, np.random.default_rng(0))
     with pytest.raises(TypeError, match="call sample_windows"):
         buffer.sample(1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"action": np.zeros((2, 4))}, r"shape \[n_envs, 3 \+ 2\] = \[2, 5\], got \[2, 4\]"),
+        ({"action": np.zeros((1, 5))}, r"= \[2, 5\], got \[1, 5\]"),
+        ({"action": np.zeros(2)}, r"got \[2\].*such as DQN, cannot fill"),
+        ({"reward": 1.0}, r"reward must have shape \[n_envs\] = \[2\], got \[\]"),
+        ({"done": np.zeros((2, 1), bool)}, r"done must have shape .* got \[2, 1\]"),
+        ({"infos": [{}]}, r"infos must be one of each of 2 environments, got 1"),
+    ],
+)
+def test_nothing_is_broadcast_to_all_environments(changes: Any, told: str) -> None:
+    buffer = TrajectoryReplayBuffer(8, BOX, ACTIONS, n_envs=2, behavior_dim=2)
+    seen = np.zeros((2, 2))
+    step = {"action": np.zeros((2, 5)), "reward": np.zeros(2), "done": np.zeros(2, bool)}
+    step |= {"infos": [{}, {}]}  # type: ignore[dict-item]
+    buffer.add(seen, seen, **step)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=told):
+        buffer.add(seen, seen, **(step | changes))
+    assert buffer.pos == 1
+
+
+def test_sizes_that_cannot_work() -> None:
+    for size in (0, -5, 1, 2.5):
+        with pytest.raises(ValueError, match=r"buffer_size must be .* each of the 2 environ"):
+            TrajectoryReplayBuffer(size, BOX, ACTIONS, n_envs=2, behavior_dim=2)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="behavior_dim must be a whole number, 0 or more, got -1"):
+        TrajectoryReplayBuffer(8, BOX, ACTIONS, n_envs=2, behavior_dim=-1)
+    buffer = TrajectoryReplayBuffer(24, BOX, ACTIONS, n_envs=2, behavior_dim=2)
+    Script(buffer).play(8)
+    rng = np.random.default_rng(0)
+    for length in (0, -2, 4.0):
+        with pytest.raises(ValueError, match="length, of a window, must be a whole number"):
+            buffer.sample_windows(3, length, rng)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="length, of a window, must be a whole number"):
+            buffer.newest(length)  # type: ignore[arg-type]
+    for n in (0, -1):
+        with pytest.raises(ValueError, match="n, of windows, must be a whole number"):
+            buffer.sample_windows(n, 3, rng)
+    with pytest.raises(TypeError, match=r"rng must be a generator, np.random.default_rng\(seed\)"):
+        buffer.sample_windows(3, 4, 0)  # type: ignore[arg-type]
+
+
+def test_values_may_have_the_shape_of_sb3s() -> None:
+    buffer = TrajectoryReplayBuffer(24, BOX, ACTIONS, n_envs=2, behavior_dim=2)
+    Script(buffer).play(10, p_end=0.6)
+    windows = buffer.newest(6)
+    assert len(windows.finals)
+    flat = windows.bootstrap(number)
+    for found, expected in zip(windows.bootstrap(lambda o: o[:, :1]), flat, strict=True):
+        assert th.equal(found, expected)
+    for wrong in (lambda o: o, lambda o: o.sum(), lambda o: o[:1, 0]):
+        with pytest.raises(ValueError, match=r"one number an observation, \[N\] or \[N, 1\]"):
+            windows.bootstrap(wrong)
+
+
+def test_a_box_of_integers_keeps_what_was_drawn() -> None:
+    space = spaces.Box(-2, 3, (1,), np.int64)
+    buffer = TrajectoryReplayBuffer(8, BOX, space, n_envs=1, behavior_dim=1)
+    seen, given = np.zeros((1, 2)), np.array([[0.25, 0.5]])
+    buffer.add(seen, seen, given, np.zeros(1), np.zeros(1, bool), [{}])
+    assert buffer.newest(1).actions.tolist() == [[0.25]]
+
+
+def test_algorithms_of_transitions_refuse_the_file(tmp_path: Any) -> None:
+    buffer = TrajectoryReplayBuffer(
+        20, spaces.Box(-5.0, 5.0, (3,), np.float32), spaces.Discrete(3), n_envs=2, behavior_dim=3
+    )
+    save_to_pkl(tmp_path / "buffer.pkl", buffer)
+    model = DQN("MlpPolicy", kit_env(2, action="Discrete"), buffer_size=20)
+    held = model.replay_buffer
+    with pytest.raises(ValueError, match=r"windows of consecutive steps .* DQN learns from single"):
+        model.load_replay_buffer(tmp_path / "buffer.pkl")
+    assert model.replay_buffer is held

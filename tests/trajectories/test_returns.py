@@ -586,3 +586,55 @@ def test_rewards_must_be_windows() -> None:
 def test_dimensions_must_be_at_least_1() -> None:
     with pytest.raises(ValueError, match="dimensions, of the action, must be at least 1, got 0"):
         call("retrace", dimensions=0)
+
+
+# Bad input
+
+
+WHOLE: dict[str, Callable[..., Tensor]] = {
+    "retrace": lambda **k: retrace(**given(k, "q_taken", "values", "rho")),
+    "q_opc": lambda **k: q_opc(**given(k, "q_taken", "values")),
+    "tree_backup": lambda **k: tree_backup(**given(k, "q_taken", "values", pi_taken=PI)),
+    "importance": lambda **k: importance_sampled(**given(k, "q_taken", "values", "rho")),
+    "n_step": lambda **k: n_step(**given(k)),
+    "vtrace": lambda **k: vtrace(**given(k, "values", "rho"))[0],
+}
+every_return = pytest.mark.parametrize("name", WHOLE)
+
+
+def given(changes: dict, *names: str, **more: Tensor) -> dict:
+    known = {"q_taken": Q_TAKEN, "values": VALUES, "rho": RHO}
+    never = ends()
+    made = {"rewards": REWARDS, "next_value": NEXT_VALUE, "gamma": GAMMA, "terminated": never[0]}
+    return made | {"truncated": never[1]} | {n: known[n] for n in names} | more | changes
+
+
+@every_return
+def test_what_is_no_tensor_is_refused(name: str) -> None:
+    WHOLE[name]()
+    with pytest.raises(TypeError, match=r"rewards must be a tensor, got ndarray: give torch"):
+        WHOLE[name](rewards=REWARDS.numpy())
+    with pytest.raises(TypeError, match=r"terminated must be a tensor, got NoneType"):
+        WHOLE[name](terminated=None)
+    with pytest.raises(TypeError, match=r"next_value must be a tensor, got float"):
+        WHOLE[name](next_value=0.0)
+
+
+@every_return
+@pytest.mark.parametrize("gamma", [2, -0.1, float("nan")])
+def test_discounts_lie_between_0_and_1(name: str, gamma: float) -> None:
+    with pytest.raises(ValueError, match=r"gamma must lie in \[0, 1\], got"):
+        WHOLE[name](gamma=gamma)
+    assert WHOLE[name](gamma=1).isfinite().all() and WHOLE[name](gamma=0).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["retrace", "tree_backup", "vtrace"])
+def test_lambda_lies_between_0_and_1(name: str) -> None:
+    with pytest.raises(ValueError, match=r"lambda_ must lie in \[0, 1\], got 2"):
+        WHOLE[name](lambda_=2)
+
+
+@pytest.mark.parametrize("name", ["retrace", "importance", "vtrace"])
+def test_ratios_are_not_negative(name: str) -> None:
+    with pytest.raises(ValueError, match=r"rho, ratios .* at least 0, got -3: were their log"):
+        WHOLE[name](rho=-RHO)

@@ -32,7 +32,12 @@ def from_replay_buffer(
     next. An episode that the buffer stops in counts as cut there; so does one that is followed by a
     transition which begins elsewhere (the environment was reset by a new call of ``learn``).
 
-    :param buffer_or_path: a ``ReplayBuffer``, ``DictReplayBuffer``, ``NStepReplayBuffer``; a path
+    A ``TrajectoryReplayBuffer`` keeps what came last at time limits, but not what a termination led
+    to: there the observation before it stands in its place. Box actions are set on the bound as the
+    environment got them; of Discrete ones it knows ``behavior_log_prob``.
+
+    :param buffer_or_path: a ``ReplayBuffer``, ``DictReplayBuffer``, ``NStepReplayBuffer``,
+        ``TrajectoryReplayBuffer``; a path
     :param allow_pickle: reading a pickle runs its author's code; without True it is refused
     :param observation_space: for an old buffer that lacks it
     :param action_space: likewise

@@ -44,7 +44,10 @@ def read_ring(
     ring.copy_actions(columns, held.pop("actions"), scaled)
     for env, at, run in ring.pieces():
         columns.rewards[at : at + run.stop - run.start] = held["rewards"][run, env]
-    if ring.saving:
+    if ring.trajectories:
+        _place_finals(columns, ring)
+        _put_log_prob(columns, ring)
+    elif ring.saving:
         _repair_ends(columns, ring)
     else:
         _cut_where_broken(columns)
@@ -62,6 +65,8 @@ class _Ring:
         pos, self.wrapped = int(held["pos"]), bool(held["full"])
         #: With optimize_memory_usage, a next observation is the next row's observation.
         self.saving = held.get("next_observations") is None
+        #: A TrajectoryReplayBuffer does likewise, but keeps time limits and what came last at them.
+        self.trajectories = self.saving and "final_slots" in held
         if self.wrapped:
             # There, the newest next observation lies where the oldest observation was.
             runs = [slice(pos + self.saving, self.size), slice(0, pos)]
@@ -92,20 +97,29 @@ class _Ring:
                 at += rows.stop - rows.start
 
     def copy_actions(self, columns: Columns, stored: Array, scaled: bool) -> None:
-        space = columns.action_space
+        space, beyond = columns.action_space, 0
         for env, at, run in self.pieces():
             part = stored[run, env]
             if not (isinstance(space, spaces.Box) and scaled):
                 columns.put_actions(at, part.reshape(len(part), *(space.shape or ())))
                 continue
             for rows in slices(part):
-                in_units = unscaled(part[rows], space)
+                taken = part[rows]
+                if self.trajectories:  # as they were drawn: the environment got them clipped
+                    taken = np.clip(taken, -1, 1)
+                    beyond += int((taken != part[rows]).any(axis=1).sum())
+                in_units = unscaled(taken, space)
                 columns.put_actions(at + rows.start, in_units.reshape(-1, *space.shape))
+        if beyond:
+            columns.notes.append(
+                f"{beyond} actions were drawn beyond [-1, 1] and are on the bound, where the "
+                "environment got them; if they are in its own units, pass scaled_actions=False"
+            )
 
     def put_ends(self, columns: Columns, time_limit: int | None) -> None:
         """Terminations and cuts; an episode that the buffer stops in is cut there."""
         stored = self.held.get("timeouts")
-        if self.saving:
+        if self.saving and not self.trajectories:
             unknown = "optimize_memory_usage"
         elif stored is None:
             unknown = "the version of SB3 that wrote it"
@@ -200,6 +214,47 @@ def _repair_ends(columns: Columns, ring: _Ring) -> None:
             f"{int(lost.sum())} transitions dropped, the last before each time limit, whose next "
             "observations optimize_memory_usage overwrote"
         )
+
+
+def _place_finals(columns: Columns, ring: _Ring) -> None:
+    """A trajectory buffer keeps what came last at each cut; where it terminated none is needed.
+
+    There the observation itself takes the place, but for the newest rows, which have their own.
+    """
+    for env, at, run in ring.pieces():
+        slots = ring.held["final_slots"][run, env]
+        for row in np.flatnonzero(slots >= 0):
+            last = map_observations(
+                lambda one: np.asarray(one)[None], ring.held["final_observations"][slots[row]]
+            )
+            columns.put_observations("next_observations", at + int(row), last)
+    lost = columns.terminated.copy()
+    lost[ring.newest()] = False
+    ends = np.flatnonzero(lost)
+
+    def fill(seen: Array, follow: Array) -> None:
+        follow[ends] = seen[ends]
+
+    map_observations(fill, columns.observations, columns.next_observations)
+    if len(ends):
+        columns.notes.append(
+            f"{len(ends)} terminated episodes: a trajectory buffer does not keep their last "
+            "observation, and the one before it stands in its place"
+        )
+
+
+def _put_log_prob(columns: Columns, ring: _Ring) -> None:
+    """What a trajectory buffer says of a Discrete action, where it says log probabilities."""
+    space, held = columns.action_space, ring.held["behavior"]
+    if not isinstance(space, spaces.Discrete) or held.shape[2] != space.n:
+        return
+    for env, at, run in ring.pieces():
+        logs = held[run, env].astype(np.float64)
+        if not np.allclose(np.exp(logs).sum(axis=1), 1, atol=1e-4):
+            columns.log_prob = None  # parameters of another kind
+            return
+        taken = columns.actions[at : at + len(logs)].astype(np.int64) - int(space.start)
+        columns.put_log_prob(at, logs[np.arange(len(logs)), taken])
 
 
 def _taker(rows: slice, env: int) -> Any:
