@@ -25,7 +25,9 @@ def held_out(
     :param run: rows of a run; None for a hundredth of the window, which must not grow then
     :return: ``[n]``
     """
-    runs = indices // window.n_envs // (max(window.length // 100, 1) if run is None else run)
+    rows = indices // window.n_envs
+    # Of runs with a length of their own the first is all that a young buffer has: it is trained on.
+    runs = rows // max(window.length // 100, 1) if run is None else rows // run + 1
     # Multiples of the golden ratio fill [0, 1) evenly, for any fraction and any stretch of runs.
     return (runs * _GOLDEN) % 1.0 < fraction
 

@@ -268,7 +268,7 @@ def test_errors_on_paths_that_were_held_out() -> None:
     for age in range(99, 1, -1):  # rows from the oldest on whose two followers are there
         rows = (head - 1 - age + np.arange(3)) % 100
         for env in range(2):
-            out = ((rows // 10) * 0.6180339887498949) % 1 < 0.3
+            out = ((rows // 10 + 1) * 0.6180339887498949) % 1 < 0.3
             if out.all() and not buffer.dones[rows[:2], env].any():
                 moved = np.cumsum(buffer.actions[rows, env, 0])
                 for step in range(3):
