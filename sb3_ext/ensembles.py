@@ -92,9 +92,9 @@ class EnsembleMLP(nn.Module):
         for number in range(self.n_members):
             parts: list[nn.Module] = []
             for weight, bias in zip(self.weights, self.biases, strict=True):
-                linear = nn.Linear(*weight.shape[1:])
-                linear.load_state_dict({"weight": weight[number].T, "bias": bias[number, 0]})
-                parts += [linear, nn.ReLU()]
+                layer = nn.utils.skip_init(nn.Linear, *weight.shape[1:])  # draws no numbers
+                layer.load_state_dict({"weight": weight[number].T, "bias": bias[number, 0]})
+                parts += [layer, nn.ReLU()]
             found.append(nn.Sequential(*parts[:-1]))
         return found
 
@@ -104,6 +104,9 @@ class EnsembleMLP(nn.Module):
 
         :raises ValueError: if they are not of one shape
         """
+        other = {type(one).__name__ for member in members for one in member} - {"Linear", "ReLU"}
+        if other:
+            raise ValueError(f"an ensemble has nn.Linear and nn.ReLU layers, got {sorted(other)}")
         layers = [[one for one in member if isinstance(one, nn.Linear)] for member in members]
         shapes = [[tuple(one.weight.shape) for one in linears] for linears in layers]
         if not layers or not shapes[0] or any(shape != shapes[0] for shape in shapes):

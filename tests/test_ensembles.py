@@ -69,6 +69,8 @@ def test_an_ensemble_of_given_networks():
     networks = [nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)) for _ in range(3)]
     rows = th.randn(5, 3)
     th.testing.assert_close(EnsembleMLP.of(networks)(rows), loop(networks, rows))
+    with pytest.raises(ValueError, match=r"got \['Tanh'\]"):
+        EnsembleMLP.of([nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))])
     with pytest.raises(ValueError, match="must have one shape"):
         EnsembleMLP.of([networks[0], nn.Sequential(nn.Linear(3, 2))])
 

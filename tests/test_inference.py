@@ -46,12 +46,27 @@ def test_networks(network: nn.Module) -> None:
     assert th.equal(given, kept)
 
 
-def test_hooks_are_heard() -> None:
+@pytest.mark.parametrize("whose", [0, 1, None])
+@pytest.mark.parametrize("when", ["register_forward_hook", "register_forward_pre_hook"])
+def test_hooks_are_heard(whose: int | None, when: str) -> None:
     network = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
-    heard = []
-    network[0].register_forward_hook(lambda *_: heard.append(1))
+    heard: list[int] = []
+    part = network if whose is None else network[whose]
+    getattr(part, when)(lambda *_: heard.append(1))
     inference.run(network, th.ones(200, 2))
-    assert heard
+    assert heard == [1]
+
+
+@pytest.mark.parametrize("rows", [5, 200])
+def test_a_nan_stays_one(rows: int) -> None:
+    """The op's own ReLU would make 0 of it, and a diverged network would go unnoticed."""
+    network = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1))
+    given = th.ones(rows, 2)
+    given[3] = th.nan
+    found = inference.run(network, given)
+    assert found[3].isnan().all() and found[:3].isfinite().all()
+    network[0].weight.data.fill_(th.nan)
+    assert inference.run(network, th.ones(rows, 2)).isnan().all()
 
 
 def test_without_onednn_torch_s_own_layers_run(monkeypatch: pytest.MonkeyPatch) -> None:

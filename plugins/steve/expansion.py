@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NoReturn, Unpack
 
 import numpy as np
@@ -17,21 +17,31 @@ from sb3_ext.algorithms.critics import SeveralCritics
 from sb3_ext.ensembles import member_batches
 from sb3_ext.errors import NonFiniteError
 from sb3_ext.inference import run
-from sb3_ext.options import Law, between, is_integer, is_number, maybe, one_of
+from sb3_ext.options import (
+    INTEGER,
+    NON_NEGATIVE,
+    POSITIVE,
+    Law,
+    is_integer,
+    is_number,
+    maybe,
+    one_of,
+)
 from sb3_ext.plugins.steve.equations import expanded_values, inverse_variance_weights, moments
-from sb3_ext.plugins.steve.learner import WorldLearner, flat
+from sb3_ext.plugins.steve.learner import ModelOptions, WorldLearner, flat
 from sb3_ext.td import td_errors, td_target
 from sb3_ext.updates import Batch, Step
 
-_COUNT: Law = (is_integer, "an integer >= 1")
+
+def _is_count(value: Any) -> bool:
+    return is_integer(value) or (isinstance(value, (int, np.integer)) and value == 0)
+
+
 _LAWS: dict[str, Law] = {
-    "horizon": (
-        lambda v: is_integer(v) or (type(v) is int and v == 0),
-        "an integer >= 0 (0 imagines nothing, and is the base's own target)",
-    ),
-    "n_models": _COUNT,
-    "n_rewards": _COUNT,
-    "n_critics": _COUNT,
+    "horizon": (_is_count, "an integer >= 0 (0 imagines nothing, and is the base's own target)"),
+    "n_models": INTEGER,
+    "n_rewards": INTEGER,
+    "n_critics": INTEGER,
     "horizon_weights": one_of("inverse_variance", "uniform", "last"),
     "critic_reduction": one_of("mean", "min"),
     "critic_subsets": one_of(True, False),
@@ -39,14 +49,21 @@ _LAWS: dict[str, Law] = {
         lambda v: isinstance(v, (list, tuple)) and len(v) > 0 and all(map(is_integer, v)),
         "a list of widths, such as (256, 256)",
     ),
-    "model_learning_rate": (lambda v: is_number(v) and v > 0, "> 0"),
-    "model_batch_size": maybe(_COUNT),
-    "model_updates": _COUNT,
-    "model_pretraining": maybe(
-        (lambda v: v == 0 or is_integer(v), "an integer >= 0"),
+    "model_learning_rate": POSITIVE,
+    "model_batch_size": maybe(INTEGER),
+    "model_updates": INTEGER,
+    "model_pretraining": maybe((_is_count, "an integer >= 0")),
+    "model_weight_decay": NON_NEGATIVE,
+    "model_holdout": (
+        lambda v: is_number(v) and bool(v == 0 or 0.01 <= v <= 0.5),
+        "0, or in [0.01, 0.5]",
     ),
-    "model_weight_decay": (lambda v: is_number(v) and v >= 0, ">= 0"),
-    "model_holdout": between(0, 0.5),
+}
+_SAVED = "the networks are those that were saved; make a new model"
+#: What ``load`` cannot change any more, and why.
+_BUILT_IN = {
+    **dict.fromkeys(("n_models", "n_rewards", "n_critics", "model_net_arch"), _SAVED),
+    "base": "it only chooses defaults; give policy_delay= and target_policy_noise=",
 }
 
 
@@ -75,10 +92,6 @@ class ModelBased(SeveralCritics):
     :param kwargs: the base's arguments
     """
 
-    fixed_arguments: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        ("n_models", "n_rewards", "n_critics", "model_net_arch"),
-        "the networks are those that were saved; make a new model",
-    )
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]]
     world: WorldLearner
 
@@ -120,10 +133,38 @@ class ModelBased(SeveralCritics):
         kwargs["policy_kwargs"] = {**given, "n_critics": n_critics}
         super().__init__(policy, env, *args, **kwargs)
 
+    @classmethod
+    def check_arguments(cls, given: Mapping[str, Any], where: str, saved: Iterable[str]) -> None:
+        """What ``load`` cannot change is refused, too; a zip of SB3's has no world model yet."""
+        super().check_arguments(given, where, saved)
+        known = set(saved)
+        for name in _BUILT_IN if known else ():
+            if name in given and (name in known or name == "n_critics"):
+                raise TypeError(f"{where} cannot change {name}: {_BUILT_IN[name]}")
+
+    def model_options(self, batch_size: int) -> ModelOptions:
+        """How the world model is trained, from the model's plain attributes."""
+        return ModelOptions(
+            self.model_batch_size or batch_size,
+            self.model_updates,
+            self.model_pretraining,
+            self.horizon,
+            self.model_learning_rate,
+            self.model_weight_decay,
+            self.model_holdout,
+        )
+
     def _require_options(self) -> None:
         for name, (holds, words) in _LAWS.items():
             if not holds(value := getattr(self, name)):
                 raise ValueError(f"{name} must be {words}, got {value!r}")
+        several = self.n_models * self.n_rewards > self.n_critics == 1
+        if several and self.horizon and self.horizon_weights == "inverse_variance":
+            raise ValueError(
+                "n_critics must be at least 2 with horizon_weights='inverse_variance' and several "
+                "models, got 1: without imagined steps nothing could vary, so horizon 0 would take "
+                "all the weight; or take horizon_weights='uniform' or 'last'"
+            )
 
     def _get_policy_from_name(self, policy_name: str) -> Any:
         if policy_name in ("CnnPolicy", "MultiInputPolicy"):
@@ -150,15 +191,11 @@ class ModelBased(SeveralCritics):
         self.world = WorldLearner(
             int(np.prod(space.shape)),
             int(np.prod(self.action_space.shape or ())),
-            max(self.horizon, 1),
             self.device,
             th.initial_seed() if self.seed is None else self.seed,
             self.n_models,
             self.n_rewards,
             self.model_net_arch,
-            self.model_learning_rate,
-            self.model_weight_decay,
-            self.model_holdout,
         )
 
     # -- the loop ----------------------------------------------------------------------------
@@ -169,14 +206,13 @@ class ModelBased(SeveralCritics):
         super().train(gradient_steps, batch_size)
         for name, figures in self._figures.items():
             self.logger.record(name, th.stack(figures).mean().item())
-        for name, figure in self.world.metrics().items():
+        for name, figure in self.world.metrics().items() if self.horizon else ():
             self.logger.record(name, figure)
 
     def gradient_step(self, batch: Batch, weights: Tensor) -> Step:
         """The world model's updates, and the base's step with the expanded target."""
         if self.horizon:
-            size = self.model_batch_size or len(batch.rewards)
-            self.world.learn(self.replay_view, size, self.model_updates, self.model_pretraining)
+            self.world.learn(self.replay_view, self.model_options(len(batch.rewards)))
         return super().gradient_step(batch, weights)  # type: ignore[safe-super]
 
     def critic_errors(self, batch: Batch, target: Tensor) -> Tensor:
@@ -184,19 +220,22 @@ class ModelBased(SeveralCritics):
 
         :return: ``[n_critics, B, 1]``, or ``[1, B, 1]``
         """
-        critic = self.critic
-        if not (self.critic_subsets and isinstance(critic, ContinuousCritic)):
+        if not self.critic_subsets:
             return super().critic_errors(batch, target)
+        critic, n = self.critic, len(target)
+        mine, counts = member_batches(n, self.n_critics, self.world.generator)
+        parts = [rows[own.bool()] for rows, own in zip(mine, counts, strict=True)]
+        back = th.cat(parts).argsort().to(target.device)
+        if type(critic) is not ContinuousCritic:  # somebody's own: it is asked as a whole
+            whose = th.cat([th.full_like(one, k) for k, one in enumerate(parts)]).to(target.device)
+            return super().critic_errors(batch, target).gather(0, whose[back].view(1, n, 1))
         with th.set_grad_enabled(not critic.share_features_extractor):  # as in its forward
             seen: Any = batch.observations
             features = critic.extract_features(seen, critic.features_extractor)
         inputs = th.cat([features, batch.actions], dim=1)
-        mine, counts = member_batches(len(inputs), self.n_critics, self.world.generator)
-        parts = [rows[own.bool()] for rows, own in zip(mine, counts, strict=True)]
         values = [
             network(inputs[rows]) for network, rows in zip(critic.q_networks, parts, strict=True)
         ]
-        back = th.cat(parts).argsort().to(inputs.device)
         return td_errors((th.cat(values)[back],), target)
 
     def together(self, q_values: tuple[Tensor, ...]) -> Tensor:
@@ -219,11 +258,14 @@ class ModelBased(SeveralCritics):
             weights = self._weigh(variances)
             target = (weights * means).sum(dim=0)
         if not th.isfinite(target).all():
+            cause = "what the world model imagines has diverged"
+            cure = "a shorter horizon, a lower model_learning_rate or more model_pretraining"
+            if not th.isfinite(means[0]).all():
+                cause, cure = "the critics have diverged", "a lower learning_rate or gamma"
             raise NonFiniteError(
-                f"the expanded target is not finite at gradient step {self._n_updates}: what the "
-                "world model imagines has diverged. Files saved so far are as they were: go on "
-                "from one with a shorter horizon, a lower model_learning_rate or more "
-                "model_pretraining"
+                f"the expanded target is not finite at step {self.num_timesteps}, gradient step "
+                f"{self._n_updates}: {cause}. Files saved so far are as they were: go on from one "
+                f"with {cure}"
             )
         self._note(weights, variances)
         return target.unsqueeze(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,32 @@ from sb3_ext.replay.storage import Replay
 
 #: Updates from one look at the held-out slice to the next, and paths that are looked at.
 _ERRORS_EVERY, _PATHS = 250, 256
+#: Neighbouring rows that are held out together; paths must fit.
+_RUN = 50
 #: At most so many updates before the first gradient step, unless told otherwise (the paper's).
 _PRETRAINING = 10_000
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What a callback or ``load`` may change; so it is handed over at every call.
+
+    :param batch_size: transitions of an update
+    :param updates: how many
+    :param pretraining: before the first; None is one for each transition that is there
+    :param horizon: steps for which errors are watched
+    :param learning_rate: Adam's
+    :param weight_decay: ``weight_decay / 2`` times the squared parameters is added to the loss
+    :param holdout: share of the buffer that is not trained on
+    """
+
+    batch_size: int
+    updates: int
+    pretraining: int | None
+    horizon: int
+    learning_rate: float
+    weight_decay: float
+    holdout: float
 
 
 class WorldLearner:
@@ -28,65 +53,53 @@ class WorldLearner:
 
     :param observation_dim: numbers of an observation
     :param action_dim: numbers of an action
-    :param horizon: steps for which errors are watched
     :param device: of its tensors
     :param seed: of its networks and draws
     :param n_models: of dynamics and ends
     :param n_rewards: of the reward
     :param net_arch: widths of hidden layers
-    :param learning_rate: Adam's
-    :param weight_decay: ``weight_decay / 2`` times the squared parameters is added to the loss
-    :param holdout: share of the buffer that is not trained on
     """
 
     def __init__(
         self,
         observation_dim: int,
         action_dim: int,
-        horizon: int,
         device: th.device,
         seed: int,
         n_models: int,
         n_rewards: int,
         net_arch: Sequence[int],
-        learning_rate: float,
-        weight_decay: float,
-        holdout: float,
     ) -> None:
-        self.horizon, self.holdout = horizon, holdout
-        # Runs that paths fit into; of one length, so that no row changes sides as the buffer fills.
-        self.run = max(50, 5 * horizon)
         self.rng = np.random.default_rng(seed)
         self.generator = th.Generator().manual_seed(seed)
         with th.random.fork_rng(devices=[]):
             th.default_generator.manual_seed(seed)
             network = WorldModel(observation_dim, action_dim, n_models, n_rewards, net_arch)
         self.network = network.to(device)
-        self.optimizer = th.optim.Adam(
-            self.network.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True
-        )
+        self.optimizer = th.optim.Adam(self.network.parameters(), fused=True)
         self.updates = 0
         self._metrics: dict[str, float] = {}
 
-    def learn(self, replay: Replay, batch_size: int, updates: int, pretraining: int | None) -> None:
+    def learn(self, replay: Replay, options: ModelOptions) -> None:
         """Updates on single steps of the buffer; before the first, pretraining.
 
         :param replay: the buffer
-        :param batch_size: transitions of an update
-        :param updates: how many
-        :param pretraining: updates before the first; None is one for each transition that is there
-        :raises NonFiniteError: if a loss is not finite; nothing was changed by it
+        :raises NonFiniteError: if a loss is not finite; no network was changed by it
         """
+        for group in self.optimizer.param_groups:
+            group["lr"], group["weight_decay"] = options.learning_rate, options.weight_decay
+        updates = options.updates
         if self.updates == 0:
             found = min(replay.window.size, _PRETRAINING)
-            updates += found if pretraining is None else pretraining
+            updates += found if options.pretraining is None else options.pretraining
         for _ in range(updates):
-            self._update(replay, batch_size)
+            self.update(replay, options.batch_size, options.holdout)
         if self.updates // _ERRORS_EVERY > (self.updates - updates) // _ERRORS_EVERY:
-            self._look(replay)
+            self._look(replay, options.horizon, options.holdout)
 
-    def _update(self, replay: Replay, batch_size: int) -> None:
-        drawn = draw_split(replay.window, batch_size, self.rng, self.holdout, False, self.run)
+    def update(self, replay: Replay, batch_size: int, holdout: float) -> None:
+        """One update, on what is not held out."""
+        drawn = draw_split(replay.window, batch_size, self.rng, holdout, False, _RUN)
         batch = replay.single_steps(drawn)
         seen, after = flat(batch.observations), flat(batch.next_observations)
         self.network.observe(seen, after, batch.rewards)
@@ -96,19 +109,19 @@ class WorldLearner:
         told = {f"steve/{name}_loss": loss.item() for name, loss in losses.items()}
         if not np.isfinite(list(told.values())).all():
             raise NonFiniteError(
-                f"the world model diverged at its update {self.updates + 1}: {told}. Nothing was "
-                "changed by it, and files saved so far are as they were: go on from one with a "
+                f"the world model diverged at its update {self.updates + 1}: {told}. No network "
+                "was changed by it, and files saved so far are as they were: go on from one with a "
                 "lower model_learning_rate, or scale observations and rewards (VecNormalize)"
             )
         descend(th.stack(list(losses.values())).sum(), self.optimizer)
         self.updates += 1
         self._metrics |= told
 
-    def _look(self, replay: Replay) -> None:
-        errors = horizon_errors(
-            self.network, replay, self.horizon, self.holdout, self.run, self.rng
-        )
+    def _look(self, replay: Replay, horizon: int, holdout: float) -> None:
+        errors = horizon_errors(self.network, replay, horizon, holdout, _RUN, self.rng)
         if errors is not None:
+            for name in [one for one in self._metrics if "model_error" in one]:
+                del self._metrics[name]  # of another horizon
             for step, error in enumerate(errors.tolist(), start=1):
                 self._metrics[f"steve/model_error_h{step}"] = error
 

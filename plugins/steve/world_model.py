@@ -47,7 +47,7 @@ class Standardizer(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.register_buffer("count", th.zeros((), dtype=th.float64))
+        self.register_buffer("count", th.zeros((), dtype=th.int64))
         self.register_buffer("mean", th.zeros(width))
         self.register_buffer("variance", th.ones(width))
 
@@ -56,7 +56,7 @@ class Standardizer(nn.Module):
         mean = samples.mean(dim=0)
         variance = (samples - mean).square_().mean(dim=0)  # th.var_mean takes far longer here
         total = self.count + len(samples)
-        share = (len(samples) / total).to(mean.dtype)
+        share = len(samples) / total
         apart = mean - self.mean
         between = share * (1 - share) * apart.square()
         self.variance.copy_((1 - share) * self.variance + share * variance + between)

@@ -15,17 +15,6 @@ from sb3_ext.algorithms import checkpoints
 from sb3_ext.signatures import require_known
 
 
-def require_changeable(cls: Any, given: Mapping[str, Any]) -> None:
-    """Refuse overrides that a loaded model could not follow.
-
-    :param cls: a class with ``fixed_arguments``
-    :raises TypeError: with the reason
-    """
-    for name, reason in cls.fixed_arguments.items():
-        if name in given:
-            raise TypeError(f"{cls.__name__}.load cannot change {name}: {reason}")
-
-
 class CheckedLoading(BaseAlgorithm):
     """An algorithm whose ``load`` refuses other classes' zips, and misspelt arguments."""
 
@@ -58,7 +47,9 @@ class CheckedLoading(BaseAlgorithm):
         summary = checkpoints.inspect(path)
         checkpoints.require_compatible(cls, summary, str(path))
         require_known(cls, kwargs, where=f"{cls.__name__}.load", also=summary.attributes)
-        require_changeable(cls, kwargs)
+        for name, reason in cls.fixed_arguments.items():
+            if name in kwargs:
+                raise TypeError(f"{cls.__name__}.load cannot change {name}: {reason}")
         made: Any = None if env is None else maybe_make_env(env, 0)
         return super().load(
             path, made, device, custom_objects, print_system_info, force_reset, **kwargs

@@ -14,7 +14,6 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_ext.algorithms import checkpoints
 from sb3_ext.algorithms.inputs import check_env, plain_config, resolve_config
-from sb3_ext.algorithms.loading import require_changeable
 from sb3_ext.algorithms.sampling import HINDSIGHT, Sampling
 from sb3_ext.losses import plain_loss, resolve_loss
 from sb3_ext.replay.buffers import SamplerReplayBuffer
@@ -34,8 +33,6 @@ class Saving(Sampling):
     supported_actions: ClassVar[tuple[type[spaces.Space[Any]], ...]] = (spaces.Box,)
     #: Whether the critic has one error a sample, from which any loss can be made.
     takes_critic_loss: ClassVar[bool] = True
-    #: Arguments that ``load`` cannot change any more, and why.
-    fixed_arguments: ClassVar[Mapping[str, str]] = {}
 
     weigher: Weighting | None
 
@@ -111,7 +108,6 @@ class Saving(Sampling):
         summary = checkpoints.inspect(path)
         checkpoints.require_compatible(cls, summary, str(path))
         cls.check_arguments(kwargs, f"{cls.__name__}.load", saved=summary.attributes)
-        require_changeable(cls, kwargs)
         made: Any = check_env(env, cls)
         kwargs = cls.inherit_weighting(summary.weighting, kwargs)
         chosen = kwargs.get("replay_buffer_class")
@@ -151,7 +147,7 @@ class Saving(Sampling):
         for name in parts:
             setattr(self, name, None)  # no longer among the torch parameters
         try:
-            self.save(path, exclude=sorted(self.own_attributes()))
+            self.save(path, exclude=sorted(self.own_attributes() | set(parts)))
         finally:
             for name, part in parts.items():
                 setattr(self, name, part)

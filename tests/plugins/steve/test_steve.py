@@ -11,7 +11,9 @@ import pytest
 import stable_baselines3 as sb3
 import torch as th
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.td3.policies import TD3Policy
 
 from sb3_ext import MVE, SAC, STEVE, STEVESAC, TD3
 from sb3_ext.errors import CheckpointError, NonFiniteError
@@ -74,12 +76,18 @@ def test_with_one_of_each_steve_is_mve() -> None:
 
 
 @ALL
+@pytest.mark.parametrize(("n", "n_steps"), [(100, 3), (300, 1)])  # few rows, and oneDNN's
 @pytest.mark.parametrize("reduction", ["mean", "min"])
 @pytest.mark.parametrize("weights", ["inverse_variance", "uniform", "last"])
-def test_the_target_from_the_parts(cls: Any, reduction: str, weights: str) -> None:
+def test_the_target_from_the_parts(
+    cls: Any, reduction: str, weights: str, n: int, n_steps: int
+) -> None:
     """Paths by the world model, Q-values critic by critic, and NumPy for the rest."""
-    model = made(cls, n_critics=3, critic_reduction=reduction, horizon_weights=weights).learn(60)
-    batch = drawn(model)
+    options = {"critic_reduction": reduction, "horizon_weights": weights, "n_steps": n_steps}
+    model = made(cls, n_critics=3, gamma=0.9, **options).learn(60)
+    batch = drawn(model, n)
+    discounts = 0.9 if batch.discounts is None else batch.discounts.T
+    assert n_steps == 1 or len(discounts.unique()) > 1  # some were cut short by an end
     found = target(model, batch)
     th.manual_seed(3)
     with th.no_grad():
@@ -94,12 +102,12 @@ def test_the_target_from_the_parts(cls: Any, reduction: str, weights: str) -> No
                 for ss, aa in zip(path.observations, path.actions, strict=True)
             ]
         ).transpose(1, 2)  # [H + 1, L, M, B]
-        values = expanded_values(path.rewards, path.continues, q_values, 0.99, path.bonus)
-        every = td_target(batch.rewards.T, batch.dones.T, 0.99, values).flatten(1, 3).numpy()
+        values = expanded_values(path.rewards, path.continues, q_values, 0.9, path.bonus)
+        every = td_target(batch.rewards.T, batch.dones.T, discounts, values).flatten(1, 3).numpy()
         least = expanded_values(
-            path.rewards, path.continues, q_values.amin(1, keepdim=True), 0.99, path.bonus
+            path.rewards, path.continues, q_values.amin(1, keepdim=True), 0.9, path.bonus
         )
-        chosen = td_target(batch.rewards.T, batch.dones.T, 0.99, least).flatten(1, 3).numpy()
+        chosen = td_target(batch.rewards.T, batch.dones.T, discounts, least).flatten(1, 3).numpy()
     means = (every if reduction == "mean" else chosen).mean(1)
     share = {
         "inverse_variance": 1 / (every.var(1) + 1e-8),
@@ -134,10 +142,10 @@ def test_a_real_end_is_worth_its_reward(cls: Any) -> None:
 def test_no_gradient_reaches_the_target_or_the_world_model(cls: Any) -> None:
     model = made(cls).learn(60)
     assert not target(model, drawn(model)).requires_grad
-    before = copy.deepcopy(model.world.network.state_dict())
-    model.horizon = 0  # no updates of the world model's own
+    model.world.network.zero_grad()
+    model.world.learn = lambda *_: None  # which would train it by its own losses
     model.gradient_step(drawn(model), th.ones(16, 1))
-    assert same(before, model.world.network.state_dict())
+    assert all(one.grad is None for one in model.world.network.parameters())
 
 
 def test_a_noisy_model_hands_the_weight_back_to_horizon_0() -> None:
@@ -210,6 +218,12 @@ def test_time_limits_are_no_ends() -> None:
         {"replay": "ere"},
         {"weighting": {"name": "lfiw", "fast_buffer_size": 20}},
         {"critic_loss": "huber"},
+        {"critic_loss": "pal"},
+        {
+            "optimize_memory_usage": True,
+            "replay_buffer_kwargs": {"handle_timeout_termination": False},
+        },
+        {"batch_size": 2, "n_critics": 4},  # a critic that gets nothing
         {"n_steps": 3},
         {"gradient_steps": 3, "model_updates": 2, "model_batch_size": 8},
     ],
@@ -328,6 +342,69 @@ def test_stock_zips_warm_start_it_and_it_leaves_stock_zips(
     cls.load(tmp_path / "base", env=make_env()).learn(40)
 
 
+def test_what_load_overrides_takes_effect(tmp_path: Any) -> None:
+    made(STEVE).learn(40).save(tmp_path / "m")
+    loaded = STEVE.load(
+        tmp_path / "m", env=make_env(), model_learning_rate=1e-7, model_weight_decay=0.5
+    )
+    loaded.learn(40)
+    (group,) = loaded.world.optimizer.param_groups
+    assert (group["lr"], group["weight_decay"]) == (1e-7, 0.5)
+    loaded.model_learning_rate = 1e-5  # as a callback would
+    loaded.learn(10, reset_num_timesteps=False)
+    assert loaded.world.optimizer.param_groups[0]["lr"] == 1e-5
+
+
+def test_a_warm_start_chooses_its_world_model(tmp_path: Any) -> None:
+    sb3.TD3("MlpPolicy", make_env(), **copy.deepcopy(SMALL)).save(tmp_path / "stock")
+    ours = STEVE.load(tmp_path / "stock", env=make_env(), n_models=3, model_net_arch=(8,))
+    assert ours.world.network.transitions.n_members == 3
+    assert ours.world.network.transitions.weights[0].shape[2] == 8
+    with pytest.raises(TypeError, match="cannot change n_critics"):
+        STEVE.load(tmp_path / "stock", n_critics=4)
+
+
+def test_a_zip_for_sb3_has_nothing_of_ours(tmp_path: Any) -> None:
+    import json
+    import zipfile
+
+    made(STEVE).save_for_sb3(tmp_path / "m")
+    with zipfile.ZipFile(tmp_path / "m.zip") as archive:
+        data = json.loads(archive.read("data"))
+    assert not {"world", "horizon", "n_models", "_figures"} & set(data)
+
+
+def test_a_critic_of_somebody_s_own_is_asked_as_it_wishes() -> None:
+    class Doubled(ContinuousCritic):
+        def forward(self, obs: Any, actions: Any) -> Any:
+            return tuple(2 * one for one in super().forward(obs, actions))
+
+    class Policy(TD3Policy):
+        def make_critic(self, features_extractor: Any = None) -> Any:
+            given = self._update_features_extractor(self.critic_kwargs, features_extractor)
+            return Doubled(**given).to(self.device)
+
+    model = STEVE(Policy, make_env(), **copy.deepcopy({**SMALL, **MODEL}), n_critics=4).learn(40)
+    batch, wanted = drawn(model), th.zeros(16, 1)
+    found = model.critic_errors(batch, wanted)
+    every = th.cat(model.critic(batch.observations, batch.actions), 1)
+    whose = (every - found[0]).abs().argmin(1)
+    th.testing.assert_close(every.gather(1, whose[:, None]), found[0])
+    assert whose.bincount(minlength=4).tolist() == [4, 4, 4, 4]
+
+
+def test_another_horizon_is_logged_as_such() -> None:
+    model = made(STEVE, horizon=3, learning_starts=150, model_pretraining=250, model_holdout=0.3)
+    model.learn(160)
+    assert "steve/model_error_h3" in model.logger.name_to_value
+    model.horizon = 1
+    model.model_updates = 250  # which reaches the next look
+    model.learn(2, reset_num_timesteps=False)
+    told = model.logger.name_to_value
+    assert "steve/model_error_h1" in told
+    assert not any(name.endswith(("_h2", "_h3")) for name in told)
+
+
 def test_the_paper_s_base() -> None:
     model = made(STEVE, base="ddpg")
     assert (model.policy_delay, model.target_policy_noise) == (1, 0.0)
@@ -344,13 +421,15 @@ def test_the_paper_s_base() -> None:
         ({"horizon": 2.0}, "horizon must be an integer >= 0"),
         ({"n_models": 0}, "n_models must be an integer >= 1"),
         ({"n_critics": 0}, "n_critics must be"),
+        ({"n_critics": 1}, "n_critics must be at least 2 with horizon_weights"),
+        ({"model_pretraining": 0.0}, "model_pretraining must be None or an integer"),
         ({"horizon_weights": "best"}, "horizon_weights must be one of"),
         ({"critic_reduction": "max"}, "critic_reduction must be one of"),
         ({"model_net_arch": 64}, "a list of widths"),
         ({"model_net_arch": ()}, "a list of widths"),
         ({"model_learning_rate": 0}, "model_learning_rate must be > 0"),
         ({"model_updates": 0}, "model_updates must be"),
-        ({"model_holdout": 0.9}, "model_holdout must be in"),
+        ({"model_holdout": 0.9}, "model_holdout must be 0, or in"),
         ({"base": "sac"}, "base must be one of 'td3', 'ddpg'"),
     ],
     ids=str,
@@ -394,13 +473,21 @@ def test_a_world_model_that_diverges_stops_in_words() -> None:
 def test_imagined_states_that_diverge_stop_in_words() -> None:
     model = made(STEVE).learn(40)
     model.world.network.differences_seen.mean.fill_(th.inf)
-    with pytest.raises(NonFiniteError, match="shorter horizon"):
-        target(model, drawn(model))
+    for n in (16, 300):
+        with pytest.raises(NonFiniteError, match=r"at step 40, gradient .*shorter horizon"):
+            target(model, drawn(model, n))
+    critics = made(STEVE).learn(40)
+    critics.critic_target.q_networks[0][0].weight.data.fill_(th.nan)
+    for n in (16, 300):
+        with pytest.raises(NonFiniteError, match="the critics have diverged"):
+            target(critics, drawn(critics, n))
 
 
 def test_what_load_cannot_change(tmp_path: Any) -> None:
     made(STEVE).save(tmp_path / "m")
     with pytest.raises(TypeError, match="load cannot change n_models: the networks are those"):
         STEVE.load(tmp_path / "m", n_models=7)
+    with pytest.raises(TypeError, match="cannot change base: it only chooses defaults"):
+        STEVE.load(tmp_path / "m", base="ddpg")
     with pytest.raises(CheckpointError, match=r"saved by STEVE.*STEVE\.load"):
         TD3.load(tmp_path / "m")

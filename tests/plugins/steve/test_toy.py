@@ -31,7 +31,9 @@ def first(curve):
 
 
 def test_without_a_model_it_takes_long(toy):
-    assert all(first(one) > 9_000 for one in curves(toy, "TD, eight tables").T)
+    found = curves(toy, "TD, eight tables")
+    assert all(first(one) > 9_000 for one in found.T)
+    assert (found[-1] < 100).all()  # it gets there, late
 
 
 def test_with_the_true_model_both_are_fast(toy):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch as th
 
+from sb3_ext.ensembles import member_batches
 from sb3_ext.plugins.steve.world_model import Standardizer, WorldModel
 
 GENERATOR = np.random.default_rng(1)
@@ -104,6 +105,32 @@ def test_losses_by_hand():
     th.testing.assert_close(found["transition"], 0.5 * missed.square().sum(1).mean())
     th.testing.assert_close(found["termination"], entropy.mean())
     th.testing.assert_close(found["reward"], 0.5 * off.square().mean())
+
+
+def test_losses_of_several_members_against_a_loop():
+    """Seven samples among three models and two reward models: parts that are not equal."""
+    model = world(3, 2)
+    seen, actions, after = th.randn(7, 4), th.rand(7, 2), th.randn(7, 4)
+    rewards, dones = th.randn(7, 1), (th.rand(7, 1) < 0.5).float()
+    found = model.losses(seen, actions, after, rewards, dones, th.Generator().manual_seed(4))
+    generator = th.Generator().manual_seed(4)
+    state = model.observations_seen(seen)
+    before = th.cat([state, actions], 1)
+    joint = th.cat([model.observations_seen(after), before], 1)
+    sums = dict.fromkeys(("transition", "termination", "reward"), 0.0)
+    for m, (rows, own) in enumerate(zip(*member_batches(7, 3, generator), strict=True)):
+        for i in rows[own.bool()].tolist():
+            missed = model.transitions.members()[m](before[i])
+            missed = missed - model.differences_seen((after - seen)[i])
+            sums["transition"] += 0.5 * missed.square().sum().item() / 7
+            ended = model.ends.members()[m](joint[i]).sigmoid().item()
+            right = ended if dones[i] else 1 - ended
+            sums["termination"] -= np.log(right) / 7
+    for n, (rows, own) in enumerate(zip(*member_batches(7, 2, generator), strict=True)):
+        for i in rows[own.bool()].tolist():
+            off = model.rewards.members()[n](joint[i]) - model.rewards_seen(rewards[i])
+            sums["reward"] += 0.5 * off.square().item() / 7
+    assert {name: one.item() for name, one in found.items()} == pytest.approx(sums, rel=1e-4)
 
 
 def test_every_sample_trains_one_member_of_each_ensemble():
