@@ -20,6 +20,13 @@ from sb3_ext.plugins.acer.statistics import Statistics, statistics_of
 from sb3_ext.td import polyak_step
 
 
+def _may_differ_in_training(module: nn.Module) -> bool:
+    """Whether a module has batch statistics, dropout, or is of somebody's own making."""
+    home = type(module).__module__
+    known = home.startswith(("torch.nn.", "stable_baselines3.", "sb3_ext.plugins.acer."))
+    return not known or home.rpartition(".")[2] in ("batchnorm", "dropout", "instancenorm")
+
+
 class ACERPolicy(ActorCriticPolicy):
     """An actor, a critic of actions, and an average of the actor that follows slowly.
 
@@ -91,6 +98,10 @@ class ACERPolicy(ActorCriticPolicy):
             if self.ortho_init and net is not None:
                 net.apply(self.init_weights)
         self.average = nn.ModuleList(copy.deepcopy(self._actor())).requires_grad_(False)
+        # Listed once: each update asks, and to walk through the modules is a tenth of a small one.
+        online = [one for part in self._actor() for one in part.parameters()]
+        self.followed = (tuple(online), tuple(self.average.parameters()))
+        self.modes_differ = any(map(_may_differ_in_training, self.modules()))
         learned = [one for one in self.parameters() if one.requires_grad]
         self.optimizer = self.optimizer_class(  # type: ignore[call-arg]
             learned, lr=lr_schedule(1), **self.optimizer_kwargs
@@ -104,10 +115,10 @@ class ACERPolicy(ActorCriticPolicy):
 
     def follow(self, decay: float) -> None:
         """``average <- decay * average + (1 - decay) * actor``; running statistics are copied."""
-        online = nn.ModuleList(self._actor())
-        polyak_step(tuple(online.parameters()), tuple(self.average.parameters()), 1 - decay)
-        for mine, slow in zip(online.buffers(), self.average.buffers(), strict=True):
-            slow.copy_(mine)
+        polyak_step(*self.followed, 1 - decay)
+        for part, slow in zip(self._actor(), self.average, strict=True):
+            for one, other in zip(part.buffers(), slow.buffers(), strict=True):
+                other.copy_(one)
 
     def heads(self, obs: PyTorchObs) -> tuple[Tensor, Tensor, Tensor]:
         """Outputs of the actor, outputs of its average, and the critic's latent code.

@@ -145,10 +145,12 @@ def _window(
     """What the returns take."""
     shape = windows.rewards.shape
     # A target, and of few observations: batch statistics are neither taken from them nor learned.
-    training = policy.training
-    policy.set_training_mode(False)
+    training = policy.training and policy.modes_differ
+    if training:
+        policy.set_training_mode(False)
     next_value, truncation_values = windows.bootstrap(policy.predict_values)
-    policy.set_training_mode(training)
+    if training:
+        policy.set_training_mode(True)
     return {
         "rewards": windows.rewards,
         "q_taken": q_taken.detach().reshape(shape),
@@ -252,7 +254,7 @@ def _assemble(
             z = z + moved.in_space(paid, space)
         along = (g * k).sum(dim=1)
         rho = log_rho.exp()
-        low, middle, high = rho.quantile(rho.new_tensor([0.1, 0.5, 0.9]))
+        low, middle, high = _quantiles(rho, (0.1, 0.5, 0.9))
         metrics = {
             "binding": (along > options.delta).float().mean(),
             "k_dot_g": along.mean(),
@@ -267,3 +269,12 @@ def _assemble(
             "value_loss": critic_loss.detach(),
         }
     return Direction(moved.statistics(space), z, critic_loss, metrics)
+
+
+def _quantiles(values: Tensor, shares: Sequence[float]) -> Tensor:
+    """As ``values.quantile(shares)`` of ``[N]``, which takes ten times as long for some dozens."""
+    ordered = values.sort().values
+    places = values.new_tensor(shares) * (len(values) - 1)
+    before = places.long()
+    after = (before + 1).clamp_(max=len(values) - 1)
+    return th.lerp(ordered[before], ordered[after], places - before)

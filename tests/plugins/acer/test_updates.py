@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sb3_ext.plugins.acer.policies import ACERPolicy
 from sb3_ext.plugins.acer.statistics import Categoricals, Gaussian, statistics_of
-from sb3_ext.plugins.acer.updates import Direction, Options, direction
+from sb3_ext.plugins.acer.updates import Direction, Options, _quantiles, direction
 from sb3_ext.trajectories.replay import Windows
 
 SEEN = spaces.Box(-1, 1, (3,), np.float64)
@@ -412,3 +412,9 @@ def test_samples_follow_the_distribution(kind: str) -> None:
     if kind == "Box":
         assert th.allclose(drawn.std(dim=0), th.tensor(0.3), atol=0.01)
     assert th.equal(family.mode(parameters[:1]), family.mode(parameters)[:1])
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 40])
+def test_the_quantiles_that_are_logged_are_torch_s(n: int) -> None:
+    values, shares = th.randn(n), (0.1, 0.5, 0.9)
+    th.testing.assert_close(_quantiles(values, shares), values.quantile(th.tensor(shares)))
