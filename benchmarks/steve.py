@@ -99,7 +99,7 @@ def parts(rounds: int) -> None:
     model.horizon = 3
     found = in_turns(
         {
-            "the world model learns": lambda: model.world.update(model.replay_view, BATCH, 0.1),
+            "the world model learns": lambda: model.world.update(model.replay_view, BATCH, 0.1, 0),
             "the target": lambda: model.bellman_target(batch),
         },
         rounds,

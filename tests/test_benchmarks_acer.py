@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
 
 @pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield importlib.import_module("acer")
-    for name in ("acer", "learning"):
-        sys.modules.pop(name, None)
+def benchmark(import_benchmark: Any) -> Any:
+    return import_benchmark("acer")
 
 
 def test_runs_of_other_steps_are_refused(benchmark: Any, tmp_path: Path) -> None:

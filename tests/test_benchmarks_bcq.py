@@ -15,11 +15,8 @@ SPEED = ["speed", "--nets", "small", "--rounds", "2", "--block", "2"]
 
 
 @pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield importlib.import_module("bcq")
-    for name in ("bcq", "throughput"):
-        del sys.modules[name]
+def benchmark(import_benchmark: Any) -> Any:
+    return import_benchmark("bcq")
 
 
 class Answers:

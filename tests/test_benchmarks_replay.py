@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import importlib
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
 
 @pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield importlib.import_module("replay")
-    for name in ("replay", "replay_variants", "throughput"):
-        del sys.modules[name]
+def benchmark(import_benchmark: Any) -> Any:
+    return import_benchmark("replay")
 
 
 def test_it_prints_its_tables_and_its_bars(benchmark, monkeypatch, capsys):

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
 
 @pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield importlib.import_module("steve")
-    for name in ("steve", "learning"):
-        del sys.modules[name]
+def benchmark(import_benchmark: Any) -> Any:
+    return import_benchmark("steve")
 
 
 def test_ratios_are_of_neighbours(benchmark: Any) -> None:

@@ -98,7 +98,7 @@ class ACERPolicy(ActorCriticPolicy):
             if self.ortho_init and net is not None:
                 net.apply(self.init_weights)
         self.average = nn.ModuleList(copy.deepcopy(self._actor())).requires_grad_(False)
-        # Listed once: each update asks, and to walk through the modules is a tenth of a small one.
+        # Listed once: each update asks, and walking through modules is slow beside a small one.
         online = [one for part in self._actor() for one in part.parameters()]
         self.followed = (tuple(online), tuple(self.average.parameters()))
         self.modes_differ = any(map(_may_differ_in_training, self.modules()))

@@ -13,8 +13,7 @@ from stable_baselines3.common.preprocessing import get_flattened_obs_dim, prepro
 from torch import Tensor
 
 from sb3_ext.algorithms.composable import Composable
-from sb3_ext.algorithms.networks import backward
-from sb3_ext.errors import CheckpointError
+from sb3_ext.algorithms.networks import backward, load_network
 from sb3_ext.plugins.lfiw.equations import (
     balanced_accuracy,
     bounded_logits,
@@ -163,14 +162,13 @@ class LikelihoodFreeWeighting(Weighting):
 
         :raises CheckpointError: if the saved ratio network has another shape
         """
-        try:
-            self.network.load_state_dict(state["network"], strict=strict)
-        except RuntimeError as error:
-            raise CheckpointError(
-                f"the saved ratio network does not fit ratio_net_arch={self.config.ratio_net_arch} "
-                "on these observations and actions; load with the ratio_net_arch that it was "
-                f"trained with ({error})"
-            ) from error
+        load_network(
+            self.network,
+            state["network"],
+            strict,
+            f"the saved ratio network does not fit ratio_net_arch={self.config.ratio_net_arch} on "
+            "these observations and actions; load with the ratio_net_arch that it was trained with",
+        )
         if self.config.normalize_inputs == "auto":
             # As it was trained, also where the VecNormalize of then is not there (yet).
             self.network.normalize = state["normalize"]

@@ -1,4 +1,4 @@
-"""STEVE and MVE on TD3 (or the paper's DDPG), and STEVE on SAC."""
+"""STEVE and MVE on TD3 (or nearer to DDPG), and STEVE on SAC."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class OnTD3(ModelBased, TD3):
 
     :param policy: as in SB3
     :param env: as in SB3
-    :param base: ``"td3"``, or ``"ddpg"`` for the paper's agent: no delay, no target noise
+    :param base: ``"td3"``, or ``"ddpg"``, nearer to the paper's agent: no delay, no target noise
     :param kwargs: :class:`~sb3_ext.plugins.steve.expansion.ModelBased`'s and TD3's
     """
 
@@ -70,8 +70,8 @@ class STEVE(OnTD3):
     The target is a mean over 0 to H imagined steps, by M models of the dynamics, N of the reward
     and L critics; each horizon counts by how much these agree about it, sample by sample.
 
-    Takes the options of :class:`~sb3_ext.plugins.steve.expansion.ModelBased`, ``base`` (``"td3"``,
-    or the paper's ``"ddpg"``) and all arguments of ``stable_baselines3.TD3``.
+    Takes the options of :class:`~sb3_ext.plugins.steve.expansion.ModelBased`, ``base`` (``"td3"``
+    or ``"ddpg"``) and all arguments of ``stable_baselines3.TD3``.
     """
 
 

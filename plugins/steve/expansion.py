@@ -171,25 +171,29 @@ class ModelBased(SeveralCritics):
             self._refuse_observations(policy_name)
         return super()._get_policy_from_name(policy_name)
 
-    def _refuse_observations(self, what: str) -> NoReturn:
+    @classmethod
+    def require_observations(cls, space: spaces.Space[Any]) -> None:
+        """Vectors only."""
+        if not isinstance(space, spaces.Box) or is_image_space(space):
+            images = isinstance(space, spaces.Box)
+            cls._refuse_observations("images" if images else type(space).__name__)
+
+    @classmethod
+    def _refuse_observations(cls, what: str) -> NoReturn:
         raise ValueError(
-            f"{type(self).__name__} learns a model of observations that are vectors (Box), got "
-            f"{what}: flatten them (gymnasium.wrappers.FlattenObservation) and take 'MlpPolicy', "
-            "or take a base without a model"
+            f"{cls.__name__} learns a model of observations that are vectors (Box), got {what}: "
+            "flatten them (gymnasium.wrappers.FlattenObservation) and take 'MlpPolicy', or take a "
+            "base without a model"
         )
 
     def _setup_model(self) -> None:
         self._require_options()
-        space = self.observation_space
-        if not isinstance(space, spaces.Box) or is_image_space(space):
-            self._refuse_observations(
-                "images" if isinstance(space, spaces.Box) else type(space).__name__
-            )
+        self.require_observations(self.observation_space)  # of a zip, without an environment
         # A zip of stock SB3 that warm-starts this one has its own number of critics.
         self.n_critics = self.policy_kwargs.get("n_critics", 2)
         super()._setup_model()
         self.world = WorldLearner(
-            int(np.prod(space.shape)),
+            int(np.prod(self.observation_space.shape or ())),
             int(np.prod(self.action_space.shape or ())),
             self.device,
             th.initial_seed() if self.seed is None else self.seed,
@@ -212,7 +216,8 @@ class ModelBased(SeveralCritics):
     def gradient_step(self, batch: Batch, weights: Tensor) -> Step:
         """The world model's updates, and the base's step with the expanded target."""
         if self.horizon:
-            self.world.learn(self.replay_view, self.model_options(len(batch.rewards)))
+            options = self.model_options(len(batch.rewards))
+            self.world.learn(self.replay_view, options, self.num_timesteps)
         return super().gradient_step(batch, weights)  # type: ignore[safe-super]
 
     def critic_errors(self, batch: Batch, target: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ import numpy as np
 import torch as th
 from torch import Tensor
 
-from sb3_ext.algorithms.networks import descend
-from sb3_ext.errors import CheckpointError, NonFiniteError
+from sb3_ext.algorithms.networks import descend, load_network
+from sb3_ext.errors import NonFiniteError
 from sb3_ext.plugins.steve.world_model import WorldModel
 from sb3_ext.replay.split import draw_split, held_out
 from sb3_ext.replay.storage import Replay
@@ -80,10 +80,11 @@ class WorldLearner:
         self.updates = 0
         self._metrics: dict[str, float] = {}
 
-    def learn(self, replay: Replay, options: ModelOptions) -> None:
+    def learn(self, replay: Replay, options: ModelOptions, step: int) -> None:
         """Updates on single steps of the buffer; before the first, pretraining.
 
         :param replay: the buffer
+        :param step: environment steps so far, for the error
         :raises NonFiniteError: if a loss is not finite; no network was changed by it
         """
         for group in self.optimizer.param_groups:
@@ -93,11 +94,11 @@ class WorldLearner:
             found = min(replay.window.size, _PRETRAINING)
             updates += found if options.pretraining is None else options.pretraining
         for _ in range(updates):
-            self.update(replay, options.batch_size, options.holdout)
+            self.update(replay, options.batch_size, options.holdout, step)
         if self.updates // _ERRORS_EVERY > (self.updates - updates) // _ERRORS_EVERY:
             self._look(replay, options.horizon, options.holdout)
 
-    def update(self, replay: Replay, batch_size: int, holdout: float) -> None:
+    def update(self, replay: Replay, batch_size: int, holdout: float, step: int) -> None:
         """One update, on what is not held out."""
         drawn = draw_split(replay.window, batch_size, self.rng, holdout, False, _RUN)
         batch = replay.single_steps(drawn)
@@ -109,9 +110,10 @@ class WorldLearner:
         told = {f"steve/{name}_loss": loss.item() for name, loss in losses.items()}
         if not np.isfinite(list(told.values())).all():
             raise NonFiniteError(
-                f"the world model diverged at its update {self.updates + 1}: {told}. No network "
-                "was changed by it, and files saved so far are as they were: go on from one with a "
-                "lower model_learning_rate, or scale observations and rewards (VecNormalize)"
+                f"the world model diverged at step {step}, its update {self.updates + 1}: {told}. "
+                "No network was changed by it, and files saved so far are as they were: go on from "
+                "one with a lower model_learning_rate, or scale observations and rewards "
+                "(VecNormalize)"
             )
         descend(th.stack(list(losses.values())).sum(), self.optimizer)
         self.updates += 1
@@ -145,13 +147,13 @@ class WorldLearner:
 
         :raises CheckpointError: if the saved networks have another shape
         """
-        try:
-            self.network.load_state_dict(state["network"], strict=strict)
-        except RuntimeError as error:
-            raise CheckpointError(
-                "the saved world model does not fit n_models, n_rewards, model_net_arch or the "
-                f"spaces of this one: {error}"
-            ) from error
+        load_network(
+            self.network,
+            state["network"],
+            strict,
+            "the saved world model does not fit n_models, n_rewards, model_net_arch or the spaces "
+            "of this one; load with those that it was trained with",
+        )
         self.optimizer.load_state_dict(state["optimizer"])
         self.updates = state["updates"]
         self._metrics = dict(state["metrics"])

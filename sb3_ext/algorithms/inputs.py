@@ -25,11 +25,12 @@ _Part = tuple[str, np.ndarray, int | None]
 
 
 def check_env(env: GymEnv | str | None, algorithm: type[Saving], verbose: int = 0) -> GymEnv | None:
-    """Make the environment if it is named, and refuse action spaces that the algorithm is not for.
+    """Make the environment if it is named, and refuse spaces that the algorithm is not for.
 
     :param env: an environment, its id, or None (loading a model to predict only)
     :param algorithm: who asks
-    :raises ValueError: if the action space is of none of its ``supported_actions``
+    :raises ValueError: if the action space is of none of its ``supported_actions``, or its
+        ``require_observations`` refuses the observations
     """
     if env is None:
         return None
@@ -41,6 +42,7 @@ def check_env(env: GymEnv | str | None, algorithm: type[Saving], verbose: int = 
             f"{algorithm.__name__} supports {supported} action spaces, got {made.action_space}; "
             f"for {kind} actions use {_algorithms_for(kind, algorithm)}"
         )
+    algorithm.require_observations(made.observation_space)
     return made  # type: ignore[no-any-return]
 
 

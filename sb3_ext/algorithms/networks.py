@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch as th
 from stable_baselines3.common.utils import get_parameters_by_name
 from torch import Tensor, nn
 
+from sb3_ext.errors import CheckpointError
 from sb3_ext.td import polyak_step
 
 
@@ -60,6 +61,21 @@ def descend(
     if max_grad_norm is not None:
         th.nn.utils.clip_grad_norm_(learned_by(optimizer), max_grad_norm)
     optimizer.step()
+
+
+def load_network(network: nn.Module, state: Mapping[str, Tensor], strict: bool, told: str) -> None:
+    """Give a network the tensors that were saved.
+
+    :param network: takes them
+    :param state: its ``state_dict``
+    :param strict: whether all names must be there
+    :param told: what does not fit if shapes differ, and what to do, for the error
+    :raises CheckpointError: if they do not fit
+    """
+    try:
+        network.load_state_dict(state, strict=strict)
+    except RuntimeError as error:
+        raise CheckpointError(f"{told} ({error})") from error
 
 
 @contextmanager

@@ -64,6 +64,13 @@ class Saving(Sampling):
                 "transitions are drawn; give one of them"
             )
 
+    @classmethod
+    def require_observations(cls, space: spaces.Space[Any]) -> None:
+        """Refuse observations that a variant cannot learn from; a base takes what SB3 takes.
+
+        :raises ValueError: with what to do instead
+        """
+
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), *_LIVING]
 

@@ -1,25 +1,14 @@
 """The chain of Buckman et al. (2018): a wrong sign, index or variance would show here."""
 
-import importlib
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 UPDATES = 10_000
 
 
-@pytest.fixture(scope="module")
-def toy():
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        yield importlib.import_module("steve_toy")
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-        for name in ("steve_toy", "learning"):
-            sys.modules.pop(name, None)
+@pytest.fixture
+def toy(import_benchmark):
+    return import_benchmark("steve_toy")
 
 
 def curves(toy, name, updates=UPDATES):
