@@ -7,7 +7,8 @@
 
 Each (algorithm, seed) is one process with one thread. A run that ended is a CSV and a JSON; asking
 again does only what is missing. Within a seed, all algorithms start from the same random states and
-are evaluated on the same episodes, so that their differences are paired.
+are evaluated on the same episodes, so that their differences are paired. ``--set action_noise=0.1``
+is normal noise of that width.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ PARTS: dict[str, dict[str, Any]] = {
     "uniform": {"horizon_weights": "uniform"},
     "last": {"horizon_weights": "last"},
     "alone": {"n_models": 1, "n_rewards": 1, "n_critics": 1},
+    "min": {"critic_reduction": "min"},
+    "shared": {"critic_subsets": False},
 }
 COLUMNS = ("timesteps", "mean_return", "std_return", "episodes")
 LAST = 3  # evaluations that make a final return
@@ -130,10 +133,14 @@ def train(job: Job, out: Path) -> str:
     import gymnasium as gym
     import torch as th
     from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.noise import NormalActionNoise
 
     th.set_num_threads(1)
     envs = [gym.make(job.env) for _ in range(job.eval_episodes)]
     arguments = with_parts(job.algorithm, job.arguments)
+    if isinstance(spread := arguments.get("action_noise"), float):  # of actions in [-1, 1]
+        sigma = np.full(envs[0].action_space.shape, spread)
+        arguments["action_noise"] = NormalActionNoise(np.zeros_like(sigma), sigma)
     model = load_algorithm(job.algorithm)(
         "MlpPolicy", job.env, seed=job.seed, device=job.device, **arguments
     )

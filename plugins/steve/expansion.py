@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NoReturn, Unpack
+from zlib import crc32
 
 import numpy as np
 import torch as th
@@ -35,6 +36,11 @@ from sb3_ext.updates import Batch, Step
 
 def _is_count(value: Any) -> bool:
     return is_integer(value) or (isinstance(value, (int, np.integer)) and value == 0)
+
+
+def _unseeded() -> int:
+    """A seed by where torch's generator stands, which it does not move: SB3's draws stay as is."""
+    return crc32(th.get_rng_state().numpy().tobytes())
 
 
 _LAWS: dict[str, Law] = {
@@ -196,7 +202,7 @@ class ModelBased(SeveralCritics):
             int(np.prod(self.observation_space.shape or ())),
             int(np.prod(self.action_space.shape or ())),
             self.device,
-            th.initial_seed() if self.seed is None else self.seed,
+            _unseeded() if self.seed is None else self.seed,
             self.n_models,
             self.n_rewards,
             self.model_net_arch,

@@ -494,3 +494,13 @@ def test_what_load_cannot_change(tmp_path: Any) -> None:
         STEVE.load(tmp_path / "m", base="ddpg")
     with pytest.raises(CheckpointError, match=r"saved by STEVE.*STEVE\.load"):
         TD3.load(tmp_path / "m")
+
+
+def test_without_a_seed_world_models_differ_and_torch_s_seed_decides_them() -> None:
+    def weights() -> th.Tensor:
+        return next(made(STEVE, seed=None).world.network.parameters()).detach()
+
+    th.manual_seed(5)
+    first, second = weights(), weights()
+    th.manual_seed(5)
+    assert th.equal(weights(), first) and not th.equal(first, second)
