@@ -43,7 +43,7 @@ class EnsembleMLP(nn.Module):
                 "an ensemble needs at least one member and no empty layer, got "
                 f"n_members={n_members} and layers of the widths {widths}"
             )
-        self.n_members, self.input_dim = n_members, input_dim
+        self.n_members, self.input_dim, self.output_dim = n_members, input_dim, output_dim
         # Made as nn.Linear makes them: its rule knows the inputs of one member, not of all.
         made = [[nn.Linear(*pair) for _ in range(n_members)] for pair in pairwise(widths)]
         #: By layer, ``[E, in, out]``.

@@ -10,11 +10,10 @@ from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import Actor, TD3Policy
 from torch import Tensor
 
-from sb3_ext.algorithms.arguments import BaseArguments
 from sb3_ext.algorithms.sac import SAC
 from sb3_ext.algorithms.td3 import TD3
 from sb3_ext.inference import run
-from sb3_ext.plugins.steve.expansion import ModelBased
+from sb3_ext.plugins.steve.expansion import ExpansionArguments, ModelBased, WorldArguments
 
 #: TD3 without what it has beyond DDPG; the least of several critics is for critic_reduction to say.
 _BASES: dict[str, dict[str, Any]] = {
@@ -41,9 +40,9 @@ class OnTD3(ModelBased, TD3):
         env: GymEnv | str | None,
         *args: Any,
         base: str = "td3",
-        **kwargs: Unpack[BaseArguments],
+        **kwargs: Unpack[ExpansionArguments],
     ) -> None:
-        if base not in _BASES:
+        if not isinstance(base, str) or base not in _BASES:
             raise ValueError(f"base must be one of {', '.join(map(repr, _BASES))}, got {base!r}")
         self.base = base
         given: Any = {**_BASES[base], **kwargs}
@@ -96,7 +95,8 @@ class MVE(OnTD3):
         horizon_weights: str = "last",
         critic_reduction: str = "min",
         critic_subsets: bool = False,
-        **kwargs: Unpack[BaseArguments],
+        base: str = "td3",
+        **kwargs: Unpack[WorldArguments],
     ) -> None:
         own: Any = {
             "n_models": n_models,
@@ -105,6 +105,7 @@ class MVE(OnTD3):
             "horizon_weights": horizon_weights,
             "critic_reduction": critic_reduction,
             "critic_subsets": critic_subsets,
+            "base": base,
         }
         super().__init__(policy, env, *args, **own, **kwargs)
 

@@ -73,6 +73,30 @@ _BUILT_IN = {
 }
 
 
+class WorldArguments(BaseArguments, total=False):
+    """What MVE passes on, for editors and type checkers; see :class:`ModelBased`."""
+
+    horizon: int
+    model_net_arch: tuple[int, ...]
+    model_learning_rate: float
+    model_batch_size: int | None
+    model_updates: int
+    model_pretraining: int | None
+    model_weight_decay: float
+    model_holdout: float
+
+
+class ExpansionArguments(WorldArguments, total=False):
+    """What STEVE passes on."""
+
+    n_models: int
+    n_rewards: int
+    n_critics: int
+    horizon_weights: str
+    critic_reduction: str
+    critic_subsets: bool
+
+
 class ModelBased(SeveralCritics):
     """A base whose target looks ahead in a world model that is trained beside it.
 
@@ -145,7 +169,7 @@ class ModelBased(SeveralCritics):
         super().check_arguments(given, where, saved)
         known = set(saved)
         for name in _BUILT_IN if known else ():
-            if name in given and (name in known or name == "n_critics"):
+            if name in given and (name in known or name in ("n_critics", "base")):
                 raise TypeError(f"{where} cannot change {name}: {_BUILT_IN[name]}")
 
     def model_options(self, batch_size: int) -> ModelOptions:
@@ -170,6 +194,13 @@ class ModelBased(SeveralCritics):
                 "n_critics must be at least 2 with horizon_weights='inverse_variance' and several "
                 "models, got 1: without imagined steps nothing could vary, so horizon 0 would take "
                 "all the weight; or take horizon_weights='uniform' or 'last'"
+            )
+
+        if self.horizon and getattr(self, "optimize_memory_usage", False):
+            raise ValueError(
+                "optimize_memory_usage=True keeps no observation in which an episode ended, so the "
+                "world model would learn that ends lead to beginnings: leave it out, or take "
+                "horizon=0"
             )
 
     def _get_policy_from_name(self, policy_name: str) -> Any:
@@ -212,6 +243,7 @@ class ModelBased(SeveralCritics):
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """As in the base; the world model's figures are logged beside its own."""
+        self._require_options()  # a callback may have changed them
         self._figures = {}
         super().train(gradient_steps, batch_size)
         for name, figures in self._figures.items():
@@ -269,14 +301,15 @@ class ModelBased(SeveralCritics):
             weights = self._weigh(variances)
             target = (weights * means).sum(dim=0)
         if not th.isfinite(target).all():
+            largest = batch.rewards.abs().max().item()
             cause = "what the world model imagines has diverged"
             cure = "a shorter horizon, a lower model_learning_rate or more model_pretraining"
             if not th.isfinite(means[0]).all():
                 cause, cure = "the critics have diverged", "a lower learning_rate or gamma"
             raise NonFiniteError(
                 f"the expanded target is not finite at step {self.num_timesteps}, gradient step "
-                f"{self._n_updates}: {cause}. Files saved so far are as they were: go on from one "
-                f"with {cure}"
+                f"{self._n_updates}: {cause} (the largest reward of the batch is {largest:g}). "
+                f"Files saved so far are as they were: go on from one with {cure}"
             )
         self._note(weights, variances)
         return target.unsqueeze(1)

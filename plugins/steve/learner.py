@@ -85,7 +85,7 @@ class WorldLearner:
 
         :param replay: the buffer
         :param step: environment steps so far, for the error
-        :raises NonFiniteError: if a loss is not finite; no network was changed by it
+        :raises NonFiniteError: if a loss is not finite; networks and statistics are as before it
         """
         for group in self.optimizer.param_groups:
             group["lr"], group["weight_decay"] = options.learning_rate, options.weight_decay
@@ -99,21 +99,27 @@ class WorldLearner:
             self._look(replay, options.horizon, options.holdout)
 
     def update(self, replay: Replay, batch_size: int, holdout: float, step: int) -> None:
-        """One update, on what is not held out."""
+        """One update, on what is not held out; see :meth:`learn`."""
         drawn = draw_split(replay.window, batch_size, self.rng, holdout, False, _RUN)
         batch = replay.single_steps(drawn)
         seen, after = flat(batch.observations), flat(batch.next_observations)
+        statistics = [buffer.clone() for buffer in self.network.buffers()]
         self.network.observe(seen, after, batch.rewards)
         losses = self.network.losses(
             seen, batch.actions, after, batch.rewards, batch.dones, self.generator
         )
         told = {f"steve/{name}_loss": loss.item() for name, loss in losses.items()}
-        if not np.isfinite(list(told.values())).all():
+        # Statistics first: a standard deviation without bounds would make small losses.
+        sound = all(buffer.isfinite().all() for buffer in self.network.buffers())
+        if not (sound and np.isfinite(list(told.values())).all()):
+            for buffer, before in zip(self.network.buffers(), statistics, strict=True):
+                buffer.copy_(before)
+            largest = max(one.abs().max().item() for one in (seen, after, batch.rewards))
             raise NonFiniteError(
                 f"the world model diverged at step {step}, its update {self.updates + 1}: {told}. "
-                "No network was changed by it, and files saved so far are as they were: go on from "
-                "one with a lower model_learning_rate, or scale observations and rewards "
-                "(VecNormalize)"
+                f"The largest observation or reward of its batch is {largest:g}. No network was "
+                "changed by it, and files saved so far are as they were: go on from one with a "
+                "lower model_learning_rate, or scale observations and rewards (VecNormalize)"
             )
         descend(th.stack(list(losses.values())).sum(), self.optimizer)
         self.updates += 1

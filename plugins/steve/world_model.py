@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch as th
 import torch.nn.functional as F
@@ -65,8 +66,9 @@ class Standardizer(nn.Module):
 
     @property
     def std(self) -> Tensor:
-        """``[width]``; 1 for what never varied."""
-        return th.where(self.variance > 1e-12, self.variance, 1.0).sqrt()
+        """``[width]``; 1 for what never varied by more than float32 rounds it."""
+        varies = self.variance > 1e-12 + (1e-5 * self.mean).square()
+        return th.where(varies, self.variance, 1.0).sqrt()
 
     def forward(self, samples: Tensor) -> Tensor:
         """In standard deviations from the mean."""
@@ -165,14 +167,24 @@ class WorldModel(nn.Module):
 
     # -- imagining ---------------------------------------------------------------------------
 
+    def _require(self, name: str, rows: Any, width: int) -> None:
+        if not isinstance(rows, Tensor) or rows.dim() != 2 or rows.shape[1] != width:
+            found = list(getattr(rows, "shape", [])) or type(rows).__name__
+            raise ValueError(f"{name} must be a tensor of shape [n, {width}], got {found}")
+        if rows.dtype != (dtype := self.observations_seen.mean.dtype):
+            raise ValueError(f"{name} must be of {dtype}, as the world model is, got {rows.dtype}")
+
     def predict(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One step from the same states by all models.
 
         :param observations: ``[B, O]``
         :param actions: ``[B, A]``, in [-1, 1]
         :return: next observations ``[M, B, O]``, rewards ``[N, M, B]`` and probabilities that the
-            step ends the episode ``[M, B]``
+            step ends the episode ``[M, B]``; with gradient, unless under ``torch.no_grad()``
+        :raises ValueError: for other shapes, or another type of numbers
         """
+        self._require("observations", observations, self.transitions.output_dim)
+        self._require("actions", actions, self.transitions.input_dim - observations.shape[1])
         own = observations.expand(self.n_models, *observations.shape)
         taken = actions.expand(self.n_models, *actions.shape)
         following, joint = self._step(own, taken)
@@ -184,7 +196,11 @@ class WorldModel(nn.Module):
         :param observations: ``[B, O]``
         :param acting: the policy
         :param horizon: steps H, >= 0
+        :raises ValueError: for other shapes, or another type of numbers
         """
+        self._require("observations", observations, self.transitions.output_dim)
+        if horizon < 0:
+            raise ValueError(f"horizon must be at least 0, got {horizon}")
         batch, shape = len(observations), (self.n_models, len(observations), -1)
         actions, bonus = acting(observations)
         # All paths begin in the same state with the same action.

@@ -219,10 +219,6 @@ def test_time_limits_are_no_ends() -> None:
         {"weighting": {"name": "lfiw", "fast_buffer_size": 20}},
         {"critic_loss": "huber"},
         {"critic_loss": "pal"},
-        {
-            "optimize_memory_usage": True,
-            "replay_buffer_kwargs": {"handle_timeout_termination": False},
-        },
         {"batch_size": 2, "n_critics": 4},  # a critic that gets nothing
         {"n_steps": 3},
         {"gradient_steps": 3, "model_updates": 2, "model_batch_size": 8},
@@ -431,6 +427,7 @@ def test_the_paper_s_base() -> None:
         ({"model_updates": 0}, "model_updates must be"),
         ({"model_holdout": 0.9}, "model_holdout must be 0, or in"),
         ({"base": "sac"}, "base must be one of 'td3', 'ddpg'"),
+        ({"optimize_memory_usage": True}, "no observation in which an episode ended"),
     ],
     ids=str,
 )
@@ -466,11 +463,28 @@ def test_a_world_model_that_diverges_stops_in_words() -> None:
     with th.no_grad():
         model.world.network.rewards.weights[0].fill_(th.nan)
     before = copy.deepcopy(model.policy.state_dict())
+    statistics = copy.deepcopy(dict(model.world.network.named_buffers()))
     with pytest.raises(
         NonFiniteError, match=r"diverged at step 4\d, its update \d+: .*model_learning_rate"
     ):
         model.learn(20, reset_num_timesteps=False)
     assert same(before, model.policy.state_dict())
+    assert same(statistics, dict(model.world.network.named_buffers()))
+
+
+def test_a_reward_beyond_all_bounds_is_named_and_leaves_no_trace() -> None:
+    model = made(STEVE).learn(40)
+    model.replay_buffer.rewards[:40:2] = 1e20
+    with pytest.raises(NonFiniteError, match=r"observation or reward of its batch is 1e\+20"):
+        model.learn(20, reset_num_timesteps=False)
+    assert model.world.network.rewards_seen.variance.isfinite().all()
+
+
+def test_what_a_callback_changes_is_checked() -> None:
+    model = made(STEVE).learn(40)
+    model.horizon_weights = "lsat"
+    with pytest.raises(ValueError, match="horizon_weights must be one of"):
+        model.learn(10, reset_num_timesteps=False)
 
 
 def test_imagined_states_that_diverge_stop_in_words() -> None:
@@ -492,6 +506,9 @@ def test_what_load_cannot_change(tmp_path: Any) -> None:
         STEVE.load(tmp_path / "m", n_models=7)
     with pytest.raises(TypeError, match="cannot change base: it only chooses defaults"):
         STEVE.load(tmp_path / "m", base="ddpg")
+    sb3.TD3("MlpPolicy", make_env()).save(tmp_path / "stock")
+    with pytest.raises(TypeError, match="give policy_delay= and target_policy_noise="):
+        STEVE.load(tmp_path / "stock", base="ddpg")
     with pytest.raises(CheckpointError, match=r"saved by STEVE.*STEVE\.load"):
         TD3.load(tmp_path / "m")
 

@@ -1,5 +1,7 @@
 """The world model: what it imagines against its own networks one by one, and what it learns."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch as th
@@ -36,6 +38,37 @@ def test_a_number_that_never_varies_is_left_in_its_units():
     seen = Standardizer(2)
     seen.observe(th.tensor([[1.0, 5.0], [3.0, 5.0]]))
     assert seen(th.tensor([[2.0, 6.0]])).tolist() == [[0.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ((np.zeros((5, 4)), th.zeros(5, 2)), r"observations must be a tensor .*, got \[5, 4\]"),
+        ((th.zeros(4), th.zeros(2)), r"observations must be a tensor of shape \[n, 4\], got \[4\]"),
+        ((th.zeros(5, 4), th.zeros(5, 3)), r"actions must be a tensor of shape \[n, 2\]"),
+        ((th.zeros(5, 4).double(), th.zeros(5, 2)), "observations must be of torch.float32"),
+    ],
+    ids=str,
+)
+def test_inputs_that_do_not_fit(given: Any, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        world().predict(*given)
+    if "observations" in told:
+        with pytest.raises(ValueError, match=told):
+            world().rollout(given[0], policy, 2)
+    with pytest.raises(ValueError, match="horizon must be at least 0"):
+        world().rollout(th.zeros(5, 4), policy, -1)
+
+
+@pytest.mark.parametrize("constant", [0.1, 100.1, -1_234.5])
+def test_what_rounding_varies_is_left_in_its_units(constant: float) -> None:
+    seen = Standardizer(1)
+    for _ in range(200):
+        seen.observe(th.full((256, 1), constant))
+    assert seen.std.item() == 1
+    apart = Standardizer(1)
+    apart.observe(constant + 0.001 * abs(constant) * th.randn(256, 1))
+    assert apart.std.item() == pytest.approx(0.001 * abs(constant), rel=0.2)
 
 
 @th.no_grad()
