@@ -309,6 +309,10 @@ class Curve:
         span = self.timesteps[-1] - self.timesteps[0]
         return float(np.trapezoid(self.returns, self.timesteps) / span)
 
+    def reached(self, worth: float) -> float:
+        """Steps until an evaluation is worth so much; infinity if none is."""
+        return float(min(self.timesteps[self.returns >= worth], default=np.inf))
+
 
 def read(out: Path) -> dict[str, dict[str, dict[int, Curve]]]:
     """Finished runs as environment -> algorithm -> seed -> curve."""
@@ -330,16 +334,22 @@ def in_order(runs: dict[str, dict[int, Curve]], wanted: str | None) -> list[str]
     return sorted(runs, key=lambda name: (known.index(name) if name in known else len(known), name))
 
 
-def table(runs: dict[str, dict[int, Curve]], names: list[str]) -> Iterator[str]:
-    """The rows of a markdown table; every number comes from the CSV files."""
+def table(
+    runs: dict[str, dict[int, Curve]], names: list[str], worth: float | None = None
+) -> Iterator[str]:
+    """The rows of a markdown table; every number comes from the CSV files.
+
+    :param worth: a return; the steps until it is reached are told, a median over seeds
+    """
     from sb3_ext.evaluation import bootstrap_interval, paired_difference
 
     base = names[0]
     yield (
         f"| algorithm | seeds | final return, mean | final return, IQM [95 %] | area under curve "
         f"| final minus {base}, paired [95 %] | CPU min a run |"
+        + (f" steps to {worth:g}, median [least, most] |" if worth is not None else "")
     )
-    yield "| --- | --: | --: | --: | --: | --: | --: |"
+    yield "| --- | --: | --: | --: | --: | --: | --: |" + " --: |" * (worth is not None)
     for name in names:
         curves = [runs[name][seed] for seed in sorted(runs[name])]
         final = [curve.final for curve in curves]
@@ -356,7 +366,18 @@ def table(runs: dict[str, dict[int, Curve]], names: list[str]) -> Iterator[str]:
         yield (
             f"| {name} | {len(curves)} | {np.mean(final):.0f} | {bootstrap_interval(final)} "
             f"| {area:.0f} | {difference} | {minutes:.1f} |"
+            + (f" {steps_to(worth, curves)} |" if worth is not None else "")
         )
+
+
+def steps_to(worth: float, curves: list[Curve]) -> str:
+    """Median, least and most over runs; a run that never gets there counts as the most."""
+    steps = sorted(curve.reached(worth) for curve in curves)
+    middle, least, most = (
+        f"{count:,.0f}" if np.isfinite(count) else "never"
+        for count in (np.median(steps), steps[0], steps[-1])
+    )
+    return f"{middle} [{least}, {most}]"
 
 
 def report(options: argparse.Namespace) -> None:
@@ -372,7 +393,7 @@ def report(options: argparse.Namespace) -> None:
         if len(lengths) > 1:
             raise SystemExit(f"runs of {sorted(lengths)} steps on {env} cannot be compared")
         print(f"### {env}, {lengths.pop():,} steps\n")
-        print(*table(runs, names), sep="\n")
+        print(*table(runs, names, options.reach), sep="\n")
         print(
             f"\nFinal: mean of the last {LAST} evaluations of a run. Area: mean return along "
             f"training. Intervals: bootstrap over seeds.\n"
@@ -410,6 +431,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     reporter.add_argument("dir", type=Path)
     reporter.add_argument("--out", type=Path, default=Path("docs/img"))
     reporter.add_argument("--algorithms", help="which, and in which order; the first is the base")
+    reporter.add_argument("--reach", type=float, help="a return; tell the steps that it takes")
     return parser.parse_args(arguments)
 
 

@@ -67,15 +67,15 @@ def size(default: Any, told: str) -> Any:
 class Task:
     """Sizes of everything."""
 
-    samples: int = size(16_000, "steps of the expert")
-    vae_steps: int = size(4_000, "gradient steps of the autoencoder")
-    steps: int = size(6_000, "gradient steps of a clone")
+    samples: int = size(64_000, "steps of the expert")
+    vae_steps: int = size(10_000, "gradient steps of the autoencoder")
+    steps: int = size(30_000, "gradient steps of a clone")
     latents: int = size(16, "of the autoencoder: the factors")
     width: int = size(32, "of the autoencoder")
     beta: float = size(0.02, "of the autoencoder")
     points: int = size(5, "after which an episode ends")
     limit: int = size(2_000, "steps of an episode, at most")
-    evaluations: int = size(8, "episodes")
+    evaluations: int = size(24, "episodes")
     episodes: int = size(80, "of policy execution, at most")
     queries: int = size(400, "of the expert, at most")
     sticky: float = size(0.05, "how often the game repeats an action, a frame")

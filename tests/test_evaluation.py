@@ -212,6 +212,14 @@ def test_the_report_quotes_its_files(learning, tmp_path, capsys):
     assert (tmp_path / "learning-fake-v0.png").read_bytes().startswith(PNG)
 
 
+def test_the_report_tells_the_steps_to_a_return(learning, tmp_path, capsys):
+    for seed, returns in enumerate([[0, 30, 60, 90], [0, 60, 50, 60], [0, 1, 2, 3]]):
+        write_curve(learning, tmp_path, "SAC", seed, returns)
+    report = ["report", str(tmp_path), "--out", str(tmp_path), "--reach", "60"]
+    learning.report(learning.parse(report))
+    assert "| 20 [10, never] |" in capsys.readouterr().out
+
+
 def test_seeds_and_settings_of_the_benchmark(learning, tmp_path):
     assert learning.parse_seeds("0-2,7") == [0, 1, 2, 7]
     options = learning.parse(
