@@ -207,7 +207,7 @@ class WorldModel(nn.Module):
         states = [observations.expand(*shape)]
         taken = [actions.expand(*shape)]
         worth = [bonus.expand(self.n_models, batch)]
-        joints, ends = [], []
+        joints = []
         for _ in range(horizon):
             following, joint = self._step(states[-1], taken[-1])
             actions, bonus = acting(following.flatten(0, 1))
@@ -215,15 +215,19 @@ class WorldModel(nn.Module):
             taken.append(actions.view(*shape))
             worth.append(bonus.view(*shape[:2]))
             joints.append(joint)
-            ends.append(self._ends(joint))
-        empty = observations.new_zeros(0, self.n_models, batch)
-        rewards = empty.new_zeros(0, self.n_rewards, self.n_models, batch)
+        ends = observations.new_zeros(0, self.n_models, batch)
+        rewards = ends.new_zeros(0, self.n_rewards, self.n_models, batch)
+        if joints:  # all steps at once: few large products take less time than many small ones
+            steps = th.stack(joints)
+            rewards = self._rewards(steps)
+            ends = self._ends(steps.transpose(0, 1).flatten(1, 2)).unflatten(1, (horizon, batch))
+            ends = ends.transpose(0, 1)
         return Imagined(
             th.stack(states),
             th.stack(taken),
             th.stack(worth),
-            self._rewards(th.stack(joints)) if joints else rewards,
-            alive(th.stack(ends) if ends else empty),
+            rewards,
+            alive(ends),
         )
 
     def open_loop(self, observations: Tensor, actions: Tensor) -> Tensor:
