@@ -111,6 +111,18 @@ def with_parts(name: str, given: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
+def with_noise(arguments: dict[str, Any], shape: tuple[int, ...]) -> dict[str, Any]:
+    """The arguments with SB3's normal noise where ``action_noise`` is its width.
+
+    :param shape: of an action, whose numbers are in [-1, 1] where SB3 adds the noise
+    """
+    from stable_baselines3.common.noise import NormalActionNoise
+
+    if not isinstance(width := arguments.get("action_noise"), (int, float)):
+        return arguments
+    return {**arguments, "action_noise": NormalActionNoise(np.zeros(shape), np.full(shape, width))}
+
+
 def evaluate(model: Any, envs: list[Any], seeds: list[int]) -> list[float]:
     """Returns of one deterministic episode per seed, stepped side by side for one forward pass."""
     observations = [env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)]
@@ -133,14 +145,10 @@ def train(job: Job, out: Path) -> str:
     import gymnasium as gym
     import torch as th
     from stable_baselines3.common.callbacks import BaseCallback
-    from stable_baselines3.common.noise import NormalActionNoise
 
     th.set_num_threads(1)
     envs = [gym.make(job.env) for _ in range(job.eval_episodes)]
-    arguments = with_parts(job.algorithm, job.arguments)
-    if isinstance(spread := arguments.get("action_noise"), float):  # of actions in [-1, 1]
-        sigma = np.full(envs[0].action_space.shape, spread)
-        arguments["action_noise"] = NormalActionNoise(np.zeros_like(sigma), sigma)
+    arguments = with_noise(with_parts(job.algorithm, job.arguments), envs[0].action_space.shape)
     model = load_algorithm(job.algorithm)(
         "MlpPolicy", job.env, seed=job.seed, device=job.device, **arguments
     )

@@ -79,6 +79,7 @@ def updates(rounds: int) -> float:
     """The table of the bar; returns the median of STEVE with H=3."""
     models = {"TD3 of Stable-Baselines3": made(sb3.TD3), "MVE, H=3": made(MVE)}
     models |= {f"STEVE, H={h}, 4 x 4 x 4": made(STEVE, horizon=h) for h in (1, 3, 5)}
+    models["STEVE, H=3, critic_subsets=False"] = made(STEVE, critic_subsets=False)
     calls = {n: lambda m=model: m.train(5, BATCH) for n, model in models.items()}
     found = in_turns(calls, rounds, 1)
     told = ratios(found, "TD3 of Stable-Baselines3")

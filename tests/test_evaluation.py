@@ -235,6 +235,18 @@ def test_seeds_and_settings_of_the_benchmark(learning, tmp_path):
         learning.plan(options)
 
 
+def test_parts_and_noise_of_the_benchmark(learning):
+    arguments = learning.with_parts("STEVE+min+shared", {"gamma": 0.9})
+    assert arguments == {"critic_reduction": "min", "critic_subsets": False, "gamma": 0.9}
+    assert learning.with_noise(arguments, (2,)) == arguments
+    noise = learning.with_noise({"action_noise": 0.1}, (2,))["action_noise"]
+    drawn = np.array([noise() for _ in range(2_000)])
+    assert drawn.shape == (2_000, 2)
+    assert drawn.std(0) == pytest.approx(0.1, rel=0.1) and drawn.mean() == pytest.approx(
+        0, abs=0.02
+    )
+
+
 @pytest.mark.slow
 def test_the_benchmark_runs_and_does_only_what_is_missing(tmp_path):
     command = [sys.executable, BENCHMARK, "run", "--env", "Pendulum-v1", "--out", tmp_path]

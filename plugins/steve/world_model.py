@@ -236,7 +236,13 @@ class WorldModel(nn.Module):
         :param observations: ``[B, O]``
         :param actions: ``[H, B, A]``
         :return: ``[H, M, B, O]``
+        :raises ValueError: for other shapes, or another type of numbers
         """
+        self._require("observations", observations, self.transitions.output_dim)
+        for one in actions:
+            self._require(
+                "each step's actions", one, self.transitions.input_dim - observations.shape[1]
+            )
         state = observations.expand(self.n_models, *observations.shape)
         found = []
         for one in actions:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+import inspect
+from typing import Any, get_type_hints
 
 import gymnasium as gym
 import numpy as np
@@ -16,8 +17,10 @@ from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.td3.policies import TD3Policy
 
 from sb3_ext import MVE, SAC, STEVE, STEVESAC, TD3
+from sb3_ext.algorithms.arguments import BaseArguments
 from sb3_ext.errors import CheckpointError, NonFiniteError
 from sb3_ext.plugins.steve.equations import alive, expanded_values
+from sb3_ext.plugins.steve.expansion import ExpansionArguments, ModelBased, WorldArguments
 from sb3_ext.plugins.steve.learner import flat, horizon_errors
 from sb3_ext.td import td_target
 from sb3_ext.trees import same
@@ -521,3 +524,16 @@ def test_without_a_seed_world_models_differ_and_torch_s_seed_decides_them() -> N
     first, second = weights(), weights()
     th.manual_seed(5)
     assert th.equal(weights(), first) and not th.equal(first, second)
+
+
+def test_type_checkers_know_the_options() -> None:
+    """The typed dictionaries repeat the signature that has the defaults; they must not drift."""
+    named = dict(inspect.signature(ModelBased.__init__).parameters)
+    own = {n: p.annotation for n, p in named.items() if p.kind is p.KEYWORD_ONLY}
+    base = set(BaseArguments.__annotations__)
+    told = {n: a for n, a in get_type_hints(ExpansionArguments).items() if n not in base}
+    assert told == {n: get_type_hints(ModelBased.__init__)[n] for n in own}
+    fixed = {
+        n for n, p in inspect.signature(MVE.__init__).parameters.items() if p.kind is p.KEYWORD_ONLY
+    }
+    assert fixed - {"base"} == set(told) - (set(get_type_hints(WorldArguments)) - base)
