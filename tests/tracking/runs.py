@@ -42,13 +42,18 @@ def records(folder):
     cli = shutil.which("wandb", path=str(Path(sys.executable).parent))
     found = []
     files = Path(folder).glob("wandb/offline-run-*/*.wandb")
-    # Runs that start within one second get the suffixes -1, -2 ...
-    for file in sorted(files, key=lambda file: (len(file.parent.name), file)):
+    for file in sorted(files, key=lambda file: order_of_start(file.parent.name)):
         printed = subprocess.run(
             [cli, "leet", "inspect", "--json", file], check=True, capture_output=True, text=True
         ).stdout
         found.append([json.loads(line) for line in printed.splitlines()])
     return found
+
+
+def order_of_start(name):
+    """Sorts "offline-run-<date>_<time>-<id>": runs of one id and second get -1, -2 ... after it."""
+    date = name.split("-")[2]
+    return date, len(name), name
 
 
 def history(run):

@@ -17,6 +17,7 @@ from tests.tracking.runs import (
     exit_code,
     history,
     keep_memory,
+    order_of_start,
     records,
     sac,
 )
@@ -100,6 +101,12 @@ def test_training_is_not_changed(folder):
     assert len(list((folder / "videos").iterdir())) == 2
     for name, value in plain.policy.state_dict().items():
         assert (tracked.policy.state_dict()[name] == value).all(), name
+
+
+def test_runs_are_read_in_the_order_of_their_start():
+    first, second = "offline-run-20261122_072805-k2b6", "offline-run-20261122_072805-k2b6-1"
+    third = "offline-run-20261122_072806-k2b6"
+    assert sorted([third, second, first], key=order_of_start) == [first, second, third]
 
 
 def test_a_second_learn_goes_on(folder):
