@@ -17,3 +17,7 @@ class CheckpointError(RuntimeError):
 
 class UsageError(ValueError):
     """A command or a config asks for what cannot be; commands print the sentence and return 2."""
+
+
+class EngineError(ValueError):
+    """A model has networks, an optimiser or options that an engine does not know; it says which."""

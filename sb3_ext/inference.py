@@ -20,8 +20,12 @@ _ROWS = 128
 
 
 @cache
-def _fused() -> Any:
-    """oneDNN's layer, or None where this torch has none that works."""
+def onednn_layer() -> Any:
+    """oneDNN's linear layer, or None where this torch has none that works.
+
+    It is the one that torch.compile calls: it takes rows, weight, bias or None, then
+    ``"none", [], ""``. Nobody can differentiate through it.
+    """
     try:
         layer = th.ops.mkldnn._linear_pointwise
         found = layer(th.ones(2, 3), th.ones(4, 3), -th.ones(4), "none", [], "")
@@ -41,9 +45,9 @@ def linear(rows: Tensor, weight: Tensor, bias: Tensor, relu: bool = False) -> Te
     :return: ``[n, out]``; up to rounding as ``nn.functional.linear``
     """
     fits = rows.dtype == th.float32 and rows.device.type == "cpu" and len(rows) >= _ROWS
-    if fits and _fused() is not None:
+    if fits and onednn_layer() is not None:
         with th.no_grad():
-            found: Tensor = _fused()(rows, weight, bias, "none", [], "")
+            found: Tensor = onednn_layer()(rows, weight, bias, "none", [], "")
             # Not by the op itself: its ReLU makes 0 of a NaN, and nobody would hear of it.
             return found.relu_() if relu else found
     with th.no_grad():

@@ -153,14 +153,14 @@ def run_updates(algorithm: Composable, gradient_steps: int, batch_size: int) -> 
     optimizers = algorithm.optimizers()
     step_all_tensors_at_once(optimizers)
     algorithm._update_learning_rate(optimizers)
-    replay = algorithm.replay_view
+    replay, stepper = algorithm.replay_view, algorithm.stepper()
     history: defaultdict[str, list[Tensor]] = defaultdict(list)
 
     for update in range(gradient_steps):
         algorithm._n_updates += 1
         algorithm.clock = Clock(update, gradient_steps, algorithm._current_progress_remaining)
         draw = replay.draw(batch_size, algorithm.clock)
-        step = algorithm.gradient_step(draw.samples, critic_weights(algorithm, draw))
+        step = stepper.gradient_step(draw.samples, critic_weights(algorithm, draw))
         replay.observe(draw, step.td_error)
         for name, value in step.metrics.items():
             history[name].append(value.detach().squeeze())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch as th
@@ -22,11 +22,16 @@ from sb3_ext.algorithms.inputs import (
     resolve_config,
 )
 from sb3_ext.algorithms.saving import Saving
+from sb3_ext.engines.choice import Engine
+from sb3_ext.engines.products import Products
 from sb3_ext.losses import CriticLoss, plain_loss, resolve_loss
 from sb3_ext.options import INTEGER, between
 from sb3_ext.replay.sampler import SamplerConfig
 from sb3_ext.updates import Batch, Clock, Step, run_updates
 from sb3_ext.weighting import Weighting, WeightingConfig
+
+if TYPE_CHECKING:
+    from sb3_ext.engines.actor_critic import FusedStep
 
 #: What SB3 takes without a word, and then learns nothing or nonsense with.
 _LAWS = {
@@ -50,7 +55,10 @@ class Composable(Saving):
     :param weighting: how much to believe each of them: likewise; None believes all alike
     :param critic_loss: how the critic's errors become a loss: ``"huber"``, ``"pal"``, a mapping
         with options, or a function; None is the base's own, or the one that belongs to a sampler
-    :param engine: how a gradient step is computed; ``"reference"`` equals SB3 to the bit
+    :param engine: how a gradient step is computed. ``"reference"`` equals SB3 to the bit;
+        ``"fused"`` is faster and equal up to float32's rounding, for ReLU networks on plain
+        features with Adam; ``"auto"`` is that where it fits, on a CPU; ``"fused_bf16"`` multiplies
+        in bfloat16, which is another result (docs/performance.md)
     """
 
     critic: Any
@@ -64,7 +72,7 @@ class Composable(Saving):
         replay: SamplerConfig | Mapping[str, Any] | str | None = None,
         weighting: WeightingConfig | Mapping[str, Any] | str | None = None,
         critic_loss: CriticLoss | Mapping[str, Any] | str | None = None,
-        engine: str = "reference",
+        engine: str = "auto",
         **kwargs: Any,
     ) -> None:
         given = {**kwargs, "replay": replay, "weighting": weighting, "engine": engine}
@@ -81,6 +89,7 @@ class Composable(Saving):
         self.sampler = None
         self.told = None
         self.clock = Clock(0, 1, 1.0)
+        self.chosen_engine: Engine | None = None
         self.saved_by = type(self).__name__
         self.weigher_class: str | None = None
         made: Any = check_env(env, type(self), int(kwargs.get("verbose", 0)))
@@ -153,6 +162,20 @@ class Composable(Saving):
         self.tell_sampler()
         run_updates(self, gradient_steps, batch_size)
 
+    def fused_step(self, products: Products) -> FusedStep | None:
+        """The same gradient step by the fast engine; None where a base has none.
+
+        :param products: how it multiplies matrices
+        :raises EngineError: if it has one that does not fit this model
+        """
+        return None
+
+    def stepper(self) -> Composable | FusedStep:
+        """Whose ``gradient_step`` it is: the chosen engine's, or the base's own."""
+        if self.chosen_engine is None or self.chosen_engine.asked != self.engine:
+            self.chosen_engine = Engine(self)
+        return self.chosen_engine.ready() or self
+
     # -- set-up ------------------------------------------------------------------------------
 
     def choose_loss(self, sampler: SamplerConfig | None) -> CriticLoss | None:
@@ -186,6 +209,7 @@ class Composable(Saving):
             warnings.filterwarnings("ignore", message="`n_steps=.* is ignored")
             super()._setup_model()
         self.replay_buffer_class, self.replay_buffer_kwargs = chosen
+        self.chosen_engine = Engine(self)
         self.loss_function = self.choose_loss(self.sampler_config())
         self.make_sampler()
         weighting = self.weighting_config()

@@ -12,6 +12,8 @@ from sb3_ext.algorithms.arguments import SACArguments
 from sb3_ext.algorithms.critics import SeveralCritics
 from sb3_ext.algorithms.entropy import MaximumEntropy
 from sb3_ext.algorithms.networks import TargetNetwork, descend
+from sb3_ext.engines.products import Products
+from sb3_ext.engines.sac import FusedSAC
 from sb3_ext.td import weighted_squared_error
 from sb3_ext.updates import Batch, Step
 
@@ -45,6 +47,10 @@ class SAC(MaximumEntropy, SeveralCritics, sb3.SAC):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "follower"]
+
+    def fused_step(self, products: Products) -> FusedSAC:
+        """For ReLU networks on plain features, without gSDE."""
+        return FusedSAC(self, SAC, products)
 
     def next_actions(self, observations: Tensor | dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Drawn from the actor; their entropy is worth ``-alpha * log pi(a'|s')``."""

@@ -15,13 +15,14 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from sb3_ext.algorithms import checkpoints
 from sb3_ext.algorithms.inputs import check_env, plain_config, resolve_config
 from sb3_ext.algorithms.sampling import HINDSIGHT, Sampling
+from sb3_ext.engines.choice import require_engine
 from sb3_ext.losses import plain_loss, resolve_loss
 from sb3_ext.replay.buffers import SamplerReplayBuffer
 from sb3_ext.signatures import own_arguments, require_known
 from sb3_ext.weighting import Weighting
 
 #: Attributes that are built from others.
-_LIVING = ("weigher", "sampler", "clock", "loss_function", "told")
+_LIVING = ("weigher", "sampler", "clock", "loss_function", "told", "chosen_engine")
 
 
 class Saving(Sampling):
@@ -45,10 +46,7 @@ class Saving(Sampling):
         :param saved: names that a saved model knows beside the constructor's
         """
         require_known(cls, given, where=where, also=saved)
-        if given.get("engine", "reference") != "reference":
-            raise ValueError(
-                f"engine must be 'reference', the only one so far, got {given['engine']!r}"
-            )
+        require_engine(given.get("engine", "auto"))
         if given.get("critic_loss") is not None and not cls.takes_critic_loss:
             raise ValueError(
                 f"{where} takes no critic_loss=: {cls.__name__} learns quantiles, whose loss is a "

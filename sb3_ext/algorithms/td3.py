@@ -12,6 +12,8 @@ from torch import Tensor
 from sb3_ext.algorithms.arguments import OffPolicyArguments, TD3Arguments
 from sb3_ext.algorithms.critics import SeveralCritics
 from sb3_ext.algorithms.networks import TargetNetwork, descend
+from sb3_ext.engines.products import Products
+from sb3_ext.engines.td3 import FusedTD3
 from sb3_ext.td import weighted_squared_error
 from sb3_ext.updates import Batch, Step
 
@@ -49,6 +51,10 @@ class TD3(SeveralCritics, sb3.TD3):
     def optimizers(self) -> list[th.optim.Optimizer]:
         """Actor's and critic's."""
         return [self.actor.optimizer, self.critic.optimizer]
+
+    def fused_step(self, products: Products) -> FusedTD3:
+        """For ReLU networks on plain features."""
+        return FusedTD3(self, TD3, products)
 
     def next_actions(self, observations: Tensor | dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The target actor's with clipped noise; a Q-value is all that they are worth."""

@@ -1,0 +1,79 @@
+"""Which engine a model gets: what ``engine=`` takes, and what is said when it does not fit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sb3_ext.engines.products import Products
+from sb3_ext.errors import EngineError
+
+if TYPE_CHECKING:
+    from sb3_ext.algorithms.composable import Composable
+    from sb3_ext.engines.actor_critic import FusedStep
+
+ENGINES = ("auto", "reference", "fused", "fused_bf16")
+
+
+def require_engine(engine: Any) -> None:
+    """Refuse what is no engine's name.
+
+    :raises ValueError: with those that there are
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}, got {engine!r}")
+
+
+class Engine:
+    """The engine of one model: the fast step while it fits, or the base's own.
+
+    :param algorithm: its policy is made
+    :raises ValueError: if a fast engine was asked for by name and does not fit
+    """
+
+    def __init__(self, algorithm: Composable) -> None:
+        require_engine(algorithm.engine)
+        self.algorithm = algorithm
+        self.asked = algorithm.engine
+        self.fused = self._made()
+
+    def ready(self) -> FusedStep | None:
+        """The fast step, its memory in order; None where the base's own step is to be taken.
+
+        :raises ValueError: if a fast engine was asked for by name and does not fit any more
+        """
+        if self.fused is None:
+            return None
+        try:
+            if not self.fused.ready():  # a network was replaced
+                self.fused = self._made()
+                if self.fused is not None:
+                    self.fused.ready()
+        except EngineError as why:
+            self.fused = None
+            self._decline(str(why))
+        return self.fused
+
+    def _made(self) -> FusedStep | None:
+        of = self.algorithm
+        if self.asked == "reference":
+            return None
+        if self.asked == "auto" and of.device.type != "cpu":
+            self._decline(f"on {of.device.type} the fast one has not been measured")
+            return None
+        try:
+            made = of.fused_step(Products(bf16=self.asked == "fused_bf16"))
+        except EngineError as why:
+            self._decline(str(why))
+            return None
+        if made is None and self.asked != "auto":
+            self._decline(f"{type(of).__name__} has no fast step")
+        return made
+
+    def _decline(self, why: str) -> None:
+        if self.asked != "auto":
+            raise ValueError(
+                f"engine={self.asked!r} does not fit this {type(self.algorithm).__name__}: {why}. "
+                "With engine='auto' it would take the reference engine instead"
+            )
+        if self.algorithm.verbose >= 1:
+            print(f"engine='auto' takes the reference engine: {why}")

@@ -1,0 +1,162 @@
+"""Parameters side by side in memory, so that an optimiser or a target takes one step for all.
+
+The parameters stay the objects that they are, under their names; only where their numbers lie
+changes. Whoever puts other tensors in their places (``load``, ``set_parameters``, ``to``) undoes
+that, which ``holds`` sees, and ``bind`` does anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch as th
+from torch import Tensor, nn
+
+from sb3_ext.errors import EngineError
+
+
+def side_by_side(tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """One flat copy of some tensors, and views of it in their shapes."""
+    flat = th.cat([tensor.detach().reshape(-1) for tensor in tensors])
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return flat, [part.view_as(one) for part, one in zip(parts, tensors, strict=True)]
+
+
+class FlatParameters:
+    """The parameters of a network in one piece of memory.
+
+    :param parameters: in the order in which they are to lie; each once
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self.parameters = list(parameters)
+        self.flat = th.zeros(0)
+        self._addresses: list[int] = []
+
+    def holds(self) -> bool:
+        """Whether all are still where ``bind`` has put them."""
+        return self._addresses == [parameter.data_ptr() for parameter in self.parameters]
+
+    def bind(self) -> None:
+        """Move them side by side; their values stay."""
+        self.flat, views = side_by_side(self.parameters)
+        for parameter, view in zip(self.parameters, views, strict=True):
+            parameter.data = view
+        self._addresses = [view.data_ptr() for view in views]
+
+    def follow(self, online: FlatParameters, tau: float) -> None:
+        """``target <- (1 - tau) * target + tau * online``, in SB3's order of rounding.
+
+        :param online: the network to follow, its parameters in the same order
+        :param tau: in [0, 1]
+        """
+        self.flat.mul_(1 - tau).add_(online.flat, alpha=tau)
+
+
+class FlatAdam(FlatParameters):
+    """An ``Adam`` of SB3's whose step is one call on flat memory.
+
+    State and options stay the optimiser's own: its ``state_dict`` is as ever, and a learning rate
+    that is set on it counts.
+
+    :param optimizer: whose step this is
+    :param parameters: all that it steps, in the order in which they are to lie
+    :raises EngineError: for another optimiser, or options that this step does not have
+    """
+
+    def __init__(self, optimizer: th.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> None:
+        super().__init__(parameters)
+        self.optimizer = optimizer
+        self._require_plain()
+        stepped = optimizer.param_groups[0]["params"]
+        if {id(one) for one in stepped} != {id(one) for one in self.parameters}:
+            raise EngineError("an optimiser steps other parameters than the network's")
+        self.group = optimizer.param_groups[0]
+        self.gradient = th.zeros(0)
+        self._moments: tuple[Tensor, Tensor] = (th.zeros(0), th.zeros(0))
+        self._steps = th.zeros(0)
+        self._state: list[dict[str, Tensor]] = []
+
+    def holds(self) -> bool:
+        """Whether parameters and the optimiser's state are where ``bind`` has put them."""
+        if not self._state or self.optimizer.param_groups[0] is not self.group:
+            return False
+        state = self.optimizer.state
+        here = all(
+            state.get(parameter) is known
+            for parameter, known in zip(self.parameters, self._state, strict=True)
+        )
+        self._require_plain()
+        return here and super().holds()
+
+    def bind(self) -> None:
+        """Move parameters, moments and gradients side by side; all values stay.
+
+        :raises EngineError: if the parameters have taken different numbers of steps
+        """
+        super().bind()
+        self.group = self.optimizer.param_groups[0]
+        held = [self._state_of(parameter) for parameter in self.parameters]
+        counts = th.stack([state["step"].detach().reshape(()).float().cpu() for state in held])
+        if not bool((counts == counts[0]).all()):
+            raise EngineError(
+                "an optimiser has taken different numbers of steps for its parameters"
+            )
+        first, firsts = side_by_side([state["exp_avg"] for state in held])
+        second, seconds = side_by_side([state["exp_avg_sq"] for state in held])
+        self.gradient = th.zeros_like(self.flat)
+        gradients = self.gradient.split([one.numel() for one in self.parameters])
+        self._moments, self._steps = (first, second), counts.to(self.flat.device)
+        self._state = []
+        for index, parameter in enumerate(self.parameters):
+            state = {
+                "step": self._steps[index],
+                "exp_avg": firsts[index],
+                "exp_avg_sq": seconds[index],
+            }
+            self.optimizer.state[parameter] = state
+            self._state.append(state)
+            parameter.grad = gradients[index].view_as(parameter)
+
+    def step(self) -> None:
+        """Adam's step down ``gradient``."""
+        group = self.group
+        beta1, beta2 = group["betas"]
+        self._steps += 1
+        th._fused_adam_(  # what torch.optim.Adam(fused=True) calls, tensor by tensor
+            [self.flat],
+            [self.gradient],
+            [self._moments[0]],
+            [self._moments[1]],
+            [],
+            [self._steps[0]],
+            lr=float(group["lr"]),
+            beta1=float(beta1),
+            beta2=float(beta2),
+            weight_decay=0.0,
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+        )
+
+    def _state_of(self, parameter: nn.Parameter) -> dict[str, Any]:
+        state: dict[str, Any] = self.optimizer.state.get(parameter, {})
+        if state:
+            return state
+        zeros = th.zeros_like(parameter, requires_grad=False)
+        return {"step": th.zeros(()), "exp_avg": zeros, "exp_avg_sq": zeros}
+
+    def _require_plain(self) -> None:
+        kind = type(self.optimizer)
+        if kind is not th.optim.Adam:
+            raise EngineError(f"the optimiser is {kind.__name__}, not torch's Adam")
+        if len(self.optimizer.param_groups) != 1:
+            raise EngineError("an optimiser has several groups of parameters")
+        group = self.optimizer.param_groups[0]
+        for name in ("weight_decay", "amsgrad", "maximize", "differentiable"):
+            if group.get(name):
+                raise EngineError(f"the optimiser has {name}={group[name]!r}")
+        for hooks in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
+            if getattr(self.optimizer, hooks, None):
+                raise EngineError("somebody hooked into the optimiser's step")
