@@ -54,10 +54,14 @@ class RatioNetwork(nn.Module):
         self.mean.lerp_(mean, share)
         self.variance.lerp_(variance, share)
 
-    def forward(self, features: Tensor, actions: Tensor) -> Tensor:
-        """Raw logits ``[B, 1]`` of features ``[B, features_dim]`` and actions ``[B, dim]``."""
+    def inputs(self, features: Tensor, actions: Tensor) -> Tensor:
+        """What the layers see, ``[B, features_dim + dim]``."""
         if self.normalize:
             features = (features - self.mean) * (self.variance + 1e-8).rsqrt()
             features = features.clamp(-_CLIP, _CLIP)
-        outputs: Tensor = self.layers(th.cat([features, actions], dim=1))
+        return th.cat([features, actions], dim=1)
+
+    def forward(self, features: Tensor, actions: Tensor) -> Tensor:
+        """Raw logits ``[B, 1]`` of features ``[B, features_dim]`` and actions ``[B, dim]``."""
+        outputs: Tensor = self.layers(self.inputs(features, actions))
         return outputs

@@ -13,7 +13,8 @@ from stable_baselines3.common.preprocessing import get_flattened_obs_dim, prepro
 from torch import Tensor
 
 from sb3_ext.algorithms.composable import Composable
-from sb3_ext.algorithms.networks import backward, load_network
+from sb3_ext.algorithms.networks import descend, load_network
+from sb3_ext.engines.learner import FusedMLP
 from sb3_ext.plugins.lfiw.equations import (
     balanced_accuracy,
     bounded_logits,
@@ -68,6 +69,7 @@ class LikelihoodFreeWeighting(Weighting):
         self.optimizer = th.optim.Adam(
             self.network.parameters(), lr=self._learning_rate(), fused=True
         )
+        self._engine: FusedMLP | None = None
         self.updates = 0
         self._collapsed_for = 0
         self._metrics = {"lfiw/active": 0.0}
@@ -238,7 +240,11 @@ class LikelihoodFreeWeighting(Weighting):
         chosen = draw_split(fast, -(-n // 2), self.rng, fraction, out=False)
         fast_features, fast_actions = self._inputs(chosen, replay)
         self.network.observe(features)
-        outputs = self.network(th.cat([features, fast_features]), th.cat([actions, fast_actions]))
+        inputs = self.network.inputs(
+            th.cat([features, fast_features]), th.cat([actions, fast_actions])
+        )
+        fused = self._fused()
+        outputs = self.network.layers(inputs) if fused is None else fused.outputs(inputs)
         logits = bounded_logits(outputs, limit)
         slow_logits, fast_logits = logits[:n], logits[n:]
         negatives = slow_logits
@@ -266,12 +272,24 @@ class LikelihoodFreeWeighting(Weighting):
                 ).item()
 
         self.optimizer.param_groups[0]["lr"] = self._learning_rate()
-        backward(loss, self.optimizer)
-        self.optimizer.step()
+        if fused is None:
+            descend(loss, self.optimizer)
+        else:
+            fused.descend(loss)
         self.updates += 1
         self._metrics["lfiw/ratio_loss"] = loss.item()
         self._metrics["lfiw/ratio_mean"] = slow_logits.exp().mean().item()
         return slow_logits
+
+    def _fused(self) -> FusedMLP | None:
+        """The ratio network on the algorithm's engine; None where that is the reference."""
+        engine = self.algorithm.chosen_engine
+        products = None if engine is None else engine.products
+        if products is None:
+            return None
+        if self._engine is None or self._engine.products != products:
+            self._engine = FusedMLP(self.network.layers, self.optimizer, products)
+        return self._engine if self._engine.ready() else None
 
     def _report(self, weights: Tensor) -> None:
         """Take the weights' health into the metrics, and say so in words when they collapse."""

@@ -36,11 +36,7 @@ class FusedStep:
 
     def __init__(self, algorithm: Any, base: type[Any], products: Products) -> None:
         self.algorithm, self.products = algorithm, products
-        for name in self.written_out:
-            if getattr(type(algorithm), name) is not getattr(base, name):
-                raise EngineError(f"{type(algorithm).__name__} has its own {name}")
-        self.plain_target = type(algorithm).bellman_target is base.bellman_target
-        self.plain_error = type(algorithm).critic_error is base.critic_error
+        self.base = base
         self.networks = self._networks()
         self.critics = critic_layers(algorithm.critic)
         self.target_critics = critic_layers(algorithm.critic_target)
@@ -94,8 +90,19 @@ class FusedStep:
         return True
 
     def _require(self) -> None:
+        for name in self.written_out:
+            if not self._is_the_bases(name):
+                raise EngineError(f"{type(self.algorithm).__name__} has its own {name}")
+        self.plain_target = self._is_the_bases("bellman_target")
+        self.plain_error = self._is_the_bases("critic_error")
         for watch in self._watches:
             watch.require_alone()
+
+    def _is_the_bases(self, method: str) -> bool:
+        """Whether neither a subclass nor the model itself has another one."""
+        of = self.algorithm
+        same = getattr(type(of), method) is getattr(self.base, method)
+        return same and method not in vars(of)
 
     # -- the parts ---------------------------------------------------------------------------
 

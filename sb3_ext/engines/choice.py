@@ -34,6 +34,12 @@ class Engine:
         require_engine(algorithm.engine)
         self.algorithm = algorithm
         self.asked = algorithm.engine
+        #: How whoever stands beside the step, such as a weighting, may multiply; None: plainly.
+        self.products: Products | None = None
+        if self.asked == "auto" and algorithm.device.type != "cpu":
+            self._decline(f"on {algorithm.device.type} the fast one has not been measured")
+        elif self.asked != "reference":
+            self.products = Products(bf16=self.asked == "fused_bf16")
         self.fused = self._made()
 
     def ready(self) -> FusedStep | None:
@@ -55,13 +61,10 @@ class Engine:
 
     def _made(self) -> FusedStep | None:
         of = self.algorithm
-        if self.asked == "reference":
-            return None
-        if self.asked == "auto" and of.device.type != "cpu":
-            self._decline(f"on {of.device.type} the fast one has not been measured")
+        if self.products is None:
             return None
         try:
-            made = of.fused_step(Products(bf16=self.asked == "fused_bf16"))
+            made = of.fused_step(self.products)
         except EngineError as why:
             self._decline(str(why))
             return None

@@ -43,6 +43,7 @@ class FlatParameters:
         self.flat, views = side_by_side(self.parameters)
         for parameter, view in zip(self.parameters, views, strict=True):
             parameter.data = view
+            parameter.grad = None
         self._addresses = [view.data_ptr() for view in views]
 
     def follow(self, online: FlatParameters, tau: float) -> None:

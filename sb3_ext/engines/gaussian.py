@@ -32,6 +32,11 @@ class Squashed(NamedTuple):
     deviation: Tensor
     inside: Tensor | None
 
+    def first(self, n: int) -> Squashed:
+        """Those of the first ``n`` rows."""
+        inside = None if self.inside is None else self.inside[:n]
+        return Squashed(self.actions[:n], self.slope[:n], self.deviation[:n], inside)
+
 
 def draw(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Squashed, Tensor]:
     """Actions and their log-density.

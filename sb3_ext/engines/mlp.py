@@ -29,15 +29,19 @@ class Dense:
 
     def parameters(self) -> list[nn.Parameter]:
         """In the order that ``bind`` needs: all weights, then all biases."""
-        return [*(one.weight for one in self.modules), *(one.bias for one in self.modules)]
+        # As a dict, since nn.Linear types its bias as a mere tensor.
+        held = [dict(module.named_parameters()) for module in self.modules]
+        return [one[name] for name in ("weight", "bias") for one in held]
 
     def bind(self) -> None:
         """Look again where the parameters and their gradients lie."""
         self.weight = _together([one.weight.data for one in self.modules])
         self.bias = _together([one.bias.data for one in self.modules])
-        weights, biases = ([getattr(m, name).grad for m in self.modules] for name in _NAMES)
-        if None not in weights and None not in biases:  # a target network has no gradients
-            self.weight_gradient, self.bias_gradient = _together(weights), _together(biases)
+        gradients = [one.grad for one in self.parameters() if one.grad is not None]
+        if gradients:  # a target network has none
+            count = len(self.modules)
+            self.weight_gradient = _together(gradients[:count])
+            self.bias_gradient = _together(gradients[count:])
 
     def learn(self, rows: Tensor, gradient: Tensor, products: Products = PLAIN) -> None:
         """Write the gradients of weight and bias.
@@ -47,9 +51,6 @@ class Dense:
         """
         products.weight_gradient(gradient, rows, out=self.weight_gradient)
         th.sum(gradient, 0, out=self.bias_gradient)
-
-
-_NAMES = ("weight", "bias")
 
 
 def _together(tensors: list[Tensor]) -> Tensor:
@@ -150,20 +151,22 @@ def layers_of(network: nn.Module, last: type[nn.Module] | None = None) -> list[D
     return [dense(layer) for layer in layers]
 
 
-def dense(*modules: nn.Linear) -> Dense:
+def dense(*modules: nn.Module) -> Dense:
     """Linear layers that see the same rows as one map.
 
-    :raises EngineError: if one is no plain linear layer whose weight and bias both learn
+    :raises EngineError: if one is no plain linear layer with a bias
     """
+    layers = []
     for module in modules:
-        if type(module) is not nn.Linear:
+        if not isinstance(module, nn.Linear) or type(module) is not nn.Linear:
             raise EngineError(f"a layer is {type(module).__name__}, no plain Linear")
         if module.bias is None:
             raise EngineError("a linear layer has no bias")
         for parameter in (module.weight, module.bias):
             if not parameter.is_floating_point():
                 raise EngineError(f"parameters are of {parameter.dtype}")
-    return Dense(*modules)
+        layers.append(module)
+    return Dense(*layers)
 
 
 class Watch:

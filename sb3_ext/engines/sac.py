@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sb3_ext.engines.actor_critic import FusedStep, parameters_of, require_plain_features
 from sb3_ext.engines.flat import FlatAdam, FlatParameters
-from sb3_ext.engines.gaussian import Squashed, draw, parameter_gradient
+from sb3_ext.engines.gaussian import draw, parameter_gradient
 from sb3_ext.engines.mlp import Dense, backward, dense, forward, input_gradient, layers_of
 from sb3_ext.engines.products import Products
 from sb3_ext.errors import EngineError
@@ -80,7 +80,7 @@ class FusedSAC(FusedStep):
             target = self.target(batch, following[0], drawn.actions[n:], bonus)
         else:
             target = of.bellman_target(batch)
-        own = Squashed(*(None if part is None else part[:n] for part in drawn))
+        own = drawn.first(n)
         log_prob = log_prob[:n]
         metrics = {"ent_coef": alpha, **self._learn_alpha(log_prob)}
 
@@ -144,4 +144,4 @@ def actor_layers(algorithm: SAC) -> list[Dense]:
     require_plain_features(actor)
     # SB3's latent network ends in a ReLU; with the head it is an MLP like any other.
     hidden = layers_of(nn.Sequential(*actor.latent_pi, actor.mu))[:-1]
-    return [*hidden, dense(actor.mu, cast(nn.Linear, actor.log_std))]
+    return [*hidden, dense(actor.mu, cast(nn.Module, actor.log_std))]

@@ -67,7 +67,7 @@ def test_a_misspelt_argument_is_answered_with_the_near_miss(cls: Any) -> None:
 
 
 def test_an_unknown_engine_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"engine must be 'reference'.*got 'warp'"):
+    with pytest.raises(ValueError, match=r"engine must be one of 'auto', .*got 'warp'"):
         SAC("MlpPolicy", make_env(), engine="warp")
 
 

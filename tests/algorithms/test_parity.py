@@ -1,4 +1,7 @@
-"""With nothing switched on, and with weights of one, ours is SB3's: the same bits."""
+"""With nothing switched on, and with weights of one, ours is SB3's: the same bits.
+
+On the reference engine, that is; tests/engines/test_steps.py holds the fast one to that.
+"""
 
 from __future__ import annotations
 
@@ -60,11 +63,16 @@ def trained(cls: Any, env: Any, updates: int = UPDATES, **kwargs: Any) -> Any:
     kwargs = {"learning_starts": 40, "batch_size": 20, "seed": 3, "buffer_size": 250} | kwargs
     if "replay_buffer_kwargs" in kwargs:  # SB3 writes into it
         kwargs["replay_buffer_kwargs"] = dict(kwargs["replay_buffer_kwargs"])
+    kwargs = reference(cls) | kwargs
     net = nets_of(cls.__name__) | kwargs.pop("policy_kwargs", {})
     model = cls(policy, env, policy_kwargs=net, device="cpu", **kwargs)
     while model._n_updates < updates:
         model.learn(200, reset_num_timesteps=False)
     return model
+
+
+def reference(cls: Any) -> dict[str, Any]:
+    return {"engine": "reference"} if cls.__module__.startswith("sb3_ext.") else {}
 
 
 def nets_of(name: str) -> dict[str, Any]:
@@ -240,18 +248,19 @@ def test_any_weights_are_a_scaled_backward_pass_of_stock_sb3(name: str, setting:
     policy = options.pop("policy", "MlpPolicy")
     options |= {"policy_kwargs": nets_of(name), "seed": 3, "learning_starts": 40}
     options |= {"batch_size": 32, "buffer_size": 250, "device": "cpu"}
+    ours_only = {"engine": "reference"}
     stock = STOCK[name](policy, env_for(name, **env), **options)
     # Rounding grows from update to update, so each setting gets as many.
     steps = 40 + UPDATES // options.get("gradient_steps", 1)
     with weighted_critic(stock, by_reward):
         stock.learn(steps)
-    ours = OURS[name](policy, env_for(name, **env), weighting=ByReward(), **options)
+    ours = OURS[name](policy, env_for(name, **env), weighting=ByReward(), **options, **ours_only)
     ours.learn(steps)
     assert UPDATES - 10 <= ours._n_updates <= UPDATES + 10
     mine, theirs = everything(ours), everything(stock)
     for key in mine:
         th.testing.assert_close(mine[key], theirs[key], rtol=1e-4, atol=1e-6, msg=key)
-    plain = OURS[name](policy, env_for(name, **env), **options).learn(steps)
+    plain = OURS[name](policy, env_for(name, **env), **options, **ours_only).learn(steps)
     network = "policy./" + (
         "quantile_net" if name == "QRDQN" else "q_net" if name == "DQN" else "actor"
     )

@@ -50,7 +50,7 @@ def parameters(model: Any) -> list[th.Tensor]:
 def test_until_the_slow_buffer_outgrows_the_fast_one_it_is_stock_sb3_to_the_bit(
     cls: Any, stock: Any
 ) -> None:
-    ours = small(cls, fast_buffer_size=199)
+    ours = small(cls, fast_buffer_size=199, engine="reference")
     with pytest.warns(UserWarning, match="weights will stay at 1"):
         ours.learn(199)  # not one transition more than the fast buffer holds
     options = {k: v for k, v in SMALL.items() if k not in ("fast_buffer_size", "ratio_net_arch")}
