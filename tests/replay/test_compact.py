@@ -267,7 +267,9 @@ def test_it_is_indexed_as_an_array_is(key: Any) -> None:
 
 def test_what_it_cannot_do_is_refused_in_words() -> None:
     _, compact = pair(VECTOR, 5, 2)
-    with pytest.raises(TypeError, match="written one row at a time, got slice.*use the buffer's a"):
+    with pytest.raises(
+        TypeError, match=r"written one row at a time, got slice.*use the buffer's a"
+    ):
         compact.next_observations[:2] = 0
     with pytest.raises(ValueError, match="always a copy, got copy=False"):
         np.asarray(compact.next_observations, copy=False)

@@ -17,7 +17,8 @@ from sb3_ext.errors import CheckpointError
 from sb3_ext.offline import from_replay_buffer
 from sb3_ext.plugins.ere.buffer import EREReplayBuffer
 from sb3_ext.replay.compact import CompactDictReplayBuffer, CompactNStepReplayBuffer
-from sb3_ext.trees import same, snapshot
+from sb3_ext.resume import ResumableCheckpoint
+from sb3_ext.trees import same
 from tests.cut_runs import cut_and_resume, require_same
 from tests.environments import make_env
 from tests.resume.test_exact import venv
@@ -99,12 +100,12 @@ def test_the_same_seeds_give_the_same_parameters(name: str) -> None:
     cls, env, kwargs = CASES[name]
     if name == "DQN, images":
         kwargs |= {"policy_kwargs": {"features_extractor_kwargs": {"features_dim": 8}}}
-    models = [make(cls, env(), compact, **kwargs) for compact in (False, True)]
-    for model in models:
-        model.learn(260)
+    # One after the other: a model seeds the generators that all of them draw from.
+    models = [make(cls, env(), compact, **kwargs).learn(200) for compact in (False, True)]
     plain, compact = (model.replay_buffer for model in models)
     assert isinstance(compact, CompactReplayBuffer)
-    assert plain.full == compact.full == (name != "none")
+    assert plain.full
+    assert compact.full
     before, after = (model.get_parameters() for model in models)
     if "VecNormalize" in name:  # rounded before the means are taken off, not after
         for part, held in before["policy"].items():
@@ -191,19 +192,14 @@ def test_a_saved_buffer_goes_on(name: str, tmp_path: Any) -> None:
     other = make(cls, env(), **kwargs)
     other.load_replay_buffer(tmp_path / "buffer")
     assert type(other.replay_buffer) is type(whole.replay_buffer)
-    for model in (whole, other):
-        np.random.seed(0)
-        model.set_parameters(snapshot(whole))
-        model.set_env(env())
-        model.learn(100)
-    assert np.isfinite(whole.predict(whole.observation_space.sample())[0]).all()
     for one, two in zip(
-        whole.replay_buffer._next_observations(), other.replay_buffer._next_observations()
+        whole.replay_buffer._next_observations(),
+        other.replay_buffer._next_observations(),
+        strict=True,
     ):
-        assert one.observations is not two.observations
-        rows = len(one) if whole.replay_buffer.full else whole.replay_buffer.pos
-        assert two.shape == one.shape
-        assert rows
+        assert same(one.state_dict(len(one)), two.state_dict(len(two)))
+        assert np.asarray(one).tobytes() == np.asarray(two).tobytes()
+    other.learn(100)
 
 
 def test_the_file_says_how_its_transitions_are_stored(tmp_path: Any) -> None:
@@ -254,7 +250,7 @@ def test_a_resumed_run_equals_the_unstopped_one(
     buffers = [model.replay_buffer for model in runs[:2]]
     held = [[one.state_dict(len(one)) for one in b._next_observations()] for b in buffers]
     assert same(*held)
-    assert all(0 < len(state["values"]) for state in held[0])
+    assert all(len(state["values"]) for state in held[0])
     for one in buffers[1]._next_observations():
         assert len(one._free) + one.kept_apart <= one._used
     for buffer in buffers:  # compared above
@@ -263,10 +259,10 @@ def test_a_resumed_run_equals_the_unstopped_one(
 
 
 def test_a_checkpoint_of_another_storage_is_refused(tmp_path: Any) -> None:
-    from sb3_ext.resume import ResumableCheckpoint
-
-    make(sb3_ext.SAC, PENDULUM, False).learn(
-        60, callback=ResumableCheckpoint(tmp_path, every=50)
-    )
-    with pytest.raises(CheckpointError, match="ReplayBuffer, the model has a .*CompactReplayBuff"):
+    make(sb3_ext.SAC, PENDULUM, False).learn(60, callback=ResumableCheckpoint(tmp_path, every=50))
+    told = r"holds a .*:ReplayBuffer, the model has a .*:CompactReplayBuffer"
+    with (
+        pytest.raises(CheckpointError, match=told),
+        pytest.warns(UserWarning, match="replay_buffer_class was None and is .*Compact"),
+    ):
         make(sb3_ext.SAC, PENDULUM).learn(90, callback=ResumableCheckpoint(tmp_path, every=50))
