@@ -8,8 +8,8 @@ How it measures. Observations are 348 numbers of float64, as Gymnasium's are, an
 row of the first table is a fresh process, one after the other: it makes a SAC, fills its whole ring
 through ``add`` with episodes of one length, which end in turns by a termination and a time limit,
 and does some updates. The figure is the peak of its resident memory less what it was before the
-model was made, with everything imported; networks, optimisers and PyTorch's own are in it. A variant
-that the machine has no memory for is left out, with a sentence.
+model was made, with everything imported; networks, optimisers and PyTorch's own are in it. What the
+machine has no memory for is left out, with a sentence.
 
 The second table is CPU time in one process: blocks of ``add`` and of ``sample(256)`` on full rings,
 SB3's and ours in turns, in reversed order every other round. A ratio is SB3's time / this one's, so

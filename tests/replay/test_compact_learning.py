@@ -18,6 +18,9 @@ from sb3_ext.offline import from_replay_buffer
 from sb3_ext.plugins.ere.buffer import EREReplayBuffer
 from sb3_ext.replay.compact import CompactDictReplayBuffer, CompactNStepReplayBuffer
 from sb3_ext.resume import ResumableCheckpoint
+from sb3_ext.resume.buffers import capture_buffer
+from sb3_ext.resume.encoder import Encoder
+from sb3_ext.running.hyperparameters import constructor_values
 from sb3_ext.trees import same
 from tests.cut_runs import cut_and_resume, require_same
 from tests.environments import make_env
@@ -180,6 +183,13 @@ def test_a_stock_zip_with_it_warm_starts_ours(tmp_path: Any) -> None:
     assert sb3_ext.SAC.load(tmp_path / "ere", **door).replay is None
 
 
+def test_the_command_line_knows_it_by_name() -> None:
+    given = {"replay_buffer_class": "CompactReplayBuffer"}
+    assert constructor_values(sb3.SAC, given, venv(PENDULUM)) == {
+        "replay_buffer_class": CompactReplayBuffer
+    }
+
+
 # -- files -----------------------------------------------------------------------------------------
 
 
@@ -256,6 +266,17 @@ def test_a_resumed_run_equals_the_unstopped_one(
     for buffer in buffers:  # compared above
         del buffer.next_observations
     require_same(*runs)
+
+
+def test_a_checkpoint_holds_rows_in_use_once() -> None:
+    model = make(sb3_ext.SAC, PENDULUM, buffer_size=1_000)
+    model.learn(20)
+    encoder = Encoder()
+    nodes = capture_buffer(encoder, model.replay_buffer)["nodes"]
+    apart = nodes["next_observations"]["apart"][""]["dict"]
+    shapes = [encoder.arrays[node["array"]].shape for _, node in apart if isinstance(node, dict)]
+    assert shapes == [(21, 1), (1, 3)]  # as many rows as observations; the newest has its own
+    assert sum(array.nbytes for array in encoder.arrays) < 21 * 4 * (3 + 1 + 3) + 21 + 12 + 1
 
 
 def test_a_checkpoint_of_another_storage_is_refused(tmp_path: Any) -> None:
