@@ -14,8 +14,8 @@ lean on the inside of Stable-Baselines3. When SB3 moves, this is the list to che
 * ``_get_torch_save_params``, ``_excluded_save_params``: extended
 * ``ReplayBuffer._get_samples``, ``._normalize_obs``, ``.pos``, ``.full`` and the arrays of the
   plain, Dict and n-step buffers: read
-* ``ReplayBuffer.add``, which writes ``observations[pos]`` before ``next_observations[pos]``, and the
-  arrays that a buffer is made with: ``replay/compact.py`` puts others in their place
+* ``ReplayBuffer.add``, which writes ``observations[pos]`` before ``next_observations[pos]``, and
+  the arrays that a buffer is made with: ``replay/compact.py`` puts others in their place
 * the bodies of ``train`` of ``SAC``, ``TD3`` and ``DQN``, and of sb3-contrib's ``TQC``, ``QRDQN``
   and ``CrossQ``: rewritten as one gradient step each; the parity tests hold the two side by side
 * the networks that they name (``actor``, ``critic``, ``q_net``, ``quantile_net``, their targets),
