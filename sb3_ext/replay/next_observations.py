@@ -123,9 +123,8 @@ class NextObservations:
                 f"{row!r} as row: use the buffer's add(), or extend() for several rows"
             )
         row = int(row) % len(self)
-        if self._newest not in (row, _NOBODY):
+        if self._newest != _NOBODY:
             self._settle()
-        # Slots of the newest row are never free; if it is this row, there are no others.
         self._free += [slot for slot in self.slots[row].tolist() if slot > len(self._newest_slots)]
         self._of_newest()[...] = values
         self.slots[row] = self._newest_slots

@@ -214,6 +214,18 @@ def test_transitions_that_a_sampler_chooses(kind: str, steps: Any) -> None:
                 assert (values is None and ours is None) or th.equal(values.to(ours.dtype), ours)
 
 
+def test_equal_is_equal_to_the_bit() -> None:
+    _, compact = pair(VECTOR, 4, 1)
+    rest = np.zeros((1, 2)), np.zeros(1), np.zeros(1), [{}]
+    zeros, nan = np.zeros((1, 3), np.float32), np.full((1, 3), np.nan, np.float32)
+    for seen, after in [(zeros, zeros), (-zeros, nan), (nan, zeros), (zeros, zeros)]:
+        compact.add(seen, after, *rest)
+    found = compact.next_observations
+    # 0.0 is not -0.0; NaN goes on as NaN; 0.0 goes on; the newest has its own.
+    assert (found.slots[:, 0] == -1).tolist() == [False, True, True, False]
+    assert not np.signbit(found[0]).any()
+
+
 def test_a_step_that_fails_leaves_the_others_whole() -> None:
     plain, compact = pair(VECTOR, 6, 1)
     player = Player(VECTOR, 1)
