@@ -17,6 +17,7 @@ FRAMEWORK = {
     "Draw": "sb3_ext.updates",
     "Step": "sb3_ext.updates",
     "Composable": "sb3_ext.algorithms.composable",
+    "CompactReplayBuffer": "sb3_ext.replay.compact",
     "Replay": "sb3_ext.replay.storage",
     "Window": "sb3_ext.replay.window",
     "Drawn": "sb3_ext.replay.sampler",

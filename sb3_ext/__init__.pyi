@@ -38,6 +38,7 @@ from sb3_ext.plugins.per.config import Prioritized as Prioritized
 from sb3_ext.plugins.steve.algorithms import MVE as MVE
 from sb3_ext.plugins.steve.algorithms import STEVE as STEVE
 from sb3_ext.plugins.steve.algorithms import STEVESAC as STEVESAC
+from sb3_ext.replay.compact import CompactReplayBuffer as CompactReplayBuffer
 from sb3_ext.replay.sampler import Drawn as Drawn
 from sb3_ext.replay.sampler import Sampler as Sampler
 from sb3_ext.replay.storage import Replay as Replay

@@ -4,8 +4,8 @@ Three questions are asked of every gradient step. The *base* (``SAC``, ``TD3``, 
 learned from a batch, the *sampler* where to look for one, the *weighting* how much to believe
 what was seen. ``run_updates`` asks them in this order and is the only place that does.
 
-This module, ``algorithms/`` and ``replay/storage.py`` are the only ones that lean on the inside
-of Stable-Baselines3. When SB3 moves, this is the list to check:
+This module, ``algorithms/``, ``replay/storage.py`` and ``replay/compact.py`` are the only ones that
+lean on the inside of Stable-Baselines3. When SB3 moves, this is the list to check:
 
 * ``_setup_model``, ``_create_aliases``, ``_setup_learn``, ``_store_transition``, ``train``:
   overridden
@@ -14,6 +14,8 @@ of Stable-Baselines3. When SB3 moves, this is the list to check:
 * ``_get_torch_save_params``, ``_excluded_save_params``: extended
 * ``ReplayBuffer._get_samples``, ``._normalize_obs``, ``.pos``, ``.full`` and the arrays of the
   plain, Dict and n-step buffers: read
+* ``ReplayBuffer.add``, which writes ``observations[pos]`` before ``next_observations[pos]``, and
+  the arrays that a buffer is made with: ``replay/compact.py`` puts others in their place
 * the bodies of ``train`` of ``SAC``, ``TD3`` and ``DQN``, and of sb3-contrib's ``TQC``, ``QRDQN``
   and ``CrossQ``: rewritten as one gradient step each; the parity tests hold the two side by side
 * the networks that they name (``actor``, ``critic``, ``q_net``, ``quantile_net``, their targets),

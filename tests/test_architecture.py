@@ -17,6 +17,7 @@ PURE = {
     "sb3_ext.replay.window",
     "sb3_ext.replay.sum_tree",
     "sb3_ext.replay.split",
+    "sb3_ext.replay.next_observations",
     "sb3_ext.ensembles",
     "sb3_ext.inference",
     "sb3_ext.trajectories.returns",

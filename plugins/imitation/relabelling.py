@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from gymnasium import spaces
 
 from sb3_ext.offline.scaling import unscaled
@@ -40,24 +39,22 @@ def relabel(model: Any) -> None:
     :param model: with ``reward_net`` and ``replay_buffer``
     """
     buffer = model.replay_buffer
-    rows = buffer.size()
-    shape = model.seen_space.shape or ()
-    observations = buffer.observations[:rows].reshape(-1, *shape)
-    following = buffer.next_observations[:rows].reshape(-1, *shape)
-    actions = buffer.actions[:rows].reshape(-1, buffer.action_dim)
+    at_once = max(_CHUNK // buffer.n_envs, 1)
+    for start in range(0, buffer.size(), at_once):
+        rows = slice(start, min(start + at_once, buffer.size()))
+        buffer.rewards[rows] = _rewards(model, rows).reshape(-1, buffer.n_envs)
+
+
+def _rewards(model: Any, rows: slice) -> Any:
+    """Today's rewards of these rows of the buffer, ``[n]``."""
+    buffer, shape = model.replay_buffer, model.seen_space.shape or ()
+    actions = buffer.actions[rows].reshape(-1, buffer.action_dim)
     if isinstance(model.action_space, spaces.Box):
         actions = unscaled(actions, model.action_space)
-    actions = actions.reshape(-1, *(model.action_space.shape or ()))
-    dones = buffer.dones[:rows].reshape(-1)
-    parts = [
-        model.reward_net.predict_processed(
-            observations[at : at + _CHUNK],
-            actions[at : at + _CHUNK],
-            following[at : at + _CHUNK],
-            dones[at : at + _CHUNK],
-            update_stats=False,
-        )
-        for at in range(0, len(dones), _CHUNK)
-    ]
-    if parts:
-        buffer.rewards[:rows] = np.concatenate(parts).reshape(rows, -1)
+    return model.reward_net.predict_processed(
+        buffer.observations[rows].reshape(-1, *shape),
+        actions.reshape(-1, *(model.action_space.shape or ())),
+        buffer.next_observations[rows].reshape(-1, *shape),
+        buffer.dones[rows].reshape(-1),
+        update_stats=False,
+    )

@@ -15,6 +15,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_ext.algorithms.inputs import build_part, plain_config, resolve_config
 from sb3_ext.replay.buffers import SamplerReplayBuffer, plain_buffer
+from sb3_ext.replay.compact import CompactReplayBuffer
 from sb3_ext.replay.sampler import Sampler, SamplerConfig
 from sb3_ext.replay.storage import Replay
 from sb3_ext.signatures import constructor_arguments
@@ -118,7 +119,8 @@ class Sampling(OffPolicyAlgorithm):
         elif chosen in (ReplayBuffer, DictReplayBuffer):
             self.replay_buffer_class = None  # SB3 knows best which of its own it takes
         elif self.n_steps > 1 and chosen is not None:
-            if not issubclass(chosen, NStepReplayBuffer):
+            # The compact one makes its variant by itself.
+            if chosen is not CompactReplayBuffer and not issubclass(chosen, NStepReplayBuffer):
                 raise ValueError(
                     f"n_steps={self.n_steps} needs a replay buffer that sums rewards, and "
                     f"{chosen.__name__} is no subclass of stable_baselines3's NStepReplayBuffer: "
@@ -140,9 +142,8 @@ class Sampling(OffPolicyAlgorithm):
                     f"{type(self).__name__} itself: give {name}= beside it"
                 )
         known = constructor_arguments(NStepReplayBuffer)
-        if self.replay_buffer_class is None and (
-            stray := [name for name in self.replay_buffer_kwargs if name not in known]
-        ):
+        of_sb3 = self.replay_buffer_class is None or stores_only(self.replay_buffer_class)
+        if of_sb3 and (stray := [name for name in self.replay_buffer_kwargs if name not in known]):
             raise TypeError(
                 f"replay_buffer_kwargs got {stray[0]!r}, which SB3's replay buffer does not take; "
                 "a sampler's options go into replay=, as in replay={'name': 'per', 'alpha': 0.7}"
@@ -293,6 +294,11 @@ class Sampling(OffPolicyAlgorithm):
             self.sampler_config() is not None or self.weighting_config() is not None
         ):
             raise ValueError(HINDSIGHT)
+
+
+def stores_only(buffer_class: Any) -> bool:
+    """Whether a replay buffer class leaves it to others which transitions are drawn."""
+    return isinstance(buffer_class, type) and issubclass(buffer_class, CompactReplayBuffer)
 
 
 def _names(replay: Any) -> Any:

@@ -14,7 +14,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_ext.algorithms import checkpoints
 from sb3_ext.algorithms.inputs import check_env, plain_config, resolve_config
-from sb3_ext.algorithms.sampling import HINDSIGHT, Sampling
+from sb3_ext.algorithms.sampling import HINDSIGHT, Sampling, stores_only
 from sb3_ext.engines.choice import require_engine
 from sb3_ext.losses import plain_loss, resolve_loss
 from sb3_ext.replay.buffers import SamplerReplayBuffer
@@ -56,7 +56,8 @@ class Saving(Sampling):
         hindsight = isinstance(buffer, type) and issubclass(buffer, HerReplayBuffer)
         if hindsight and (given.get("replay") or given.get("weighting")):
             raise ValueError(HINDSIGHT)
-        if given.get("replay") is not None and given.get("replay_buffer_class") is not None:
+        stores = buffer is None or stores_only(buffer)
+        if given.get("replay") is not None and not stores:
             raise ValueError(
                 f"{where} got both replay= and replay_buffer_class=, which say in two ways how "
                 "transitions are drawn; give one of them"
@@ -116,7 +117,8 @@ class Saving(Sampling):
         made: Any = check_env(env, cls)
         kwargs = cls.inherit_weighting(summary.weighting, kwargs)
         chosen = kwargs.get("replay_buffer_class")
-        if isinstance(chosen, type):  # it says how to draw, whatever the zip says
+        # It says how to draw, whatever the zip says.
+        if isinstance(chosen, type) and not stores_only(chosen):
             if not issubclass(chosen, SamplerReplayBuffer):
                 kwargs.setdefault("replay", None)
             elif kwargs.get("replay") is None:

@@ -16,6 +16,7 @@ from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
+from sb3_ext.replay.next_observations import NextObservations
 from sb3_ext.replay.sampler import Sampler, require_drawn
 from sb3_ext.replay.window import Indices, Window
 from sb3_ext.updates import Batch, Clock, Draw
@@ -145,10 +146,17 @@ class Replay:
         for name in _RING_ARRAYS:
             array: Any = getattr(self.buffer, name, None)
             if isinstance(array, dict):
-                setattr(view, name, {key: a[:, env : env + 1] for key, a in array.items()})
+                setattr(view, name, {key: _column_of(a, env) for key, a in array.items()})
             elif array is not None:
-                setattr(view, name, array[:, env : env + 1])
+                setattr(view, name, _column_of(array, env))
         return view
+
+
+def _column_of(array: np.ndarray | NextObservations, env: int) -> np.ndarray | NextObservations:
+    """One environment of ``[rows, n_envs, ...]``, in an axis of length 1; a view."""
+    if isinstance(array, NextObservations):
+        return array.column(env)
+    return array[:, env : env + 1]
 
 
 @contextmanager

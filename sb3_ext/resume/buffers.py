@@ -9,6 +9,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_ext.errors import CheckpointError
+from sb3_ext.replay.next_observations import NextObservations
 from sb3_ext.replay.sampler import Sampler
 from sb3_ext.resume.decoder import Decoder
 from sb3_ext.resume.encoder import Encoder
@@ -41,8 +42,10 @@ def capture_buffer(encoder: Encoder, buffer: ReplayBuffer) -> Node:
             nodes[name] = {"sampler": encoder.encode(value.state_dict(), name)}
             continue
         parts = value if isinstance(value, dict) else {"": value}
-        by_row = parts and all(_is_by_row(one, buffer) for one in parts.values())
-        if by_row:
+        if parts and all(isinstance(one, NextObservations) for one in parts.values()):
+            apart = {key: one.state_dict(rows) for key, one in parts.items()}
+            nodes[name] = {"apart": {k: encoder.encode(one, name) for k, one in apart.items()}}
+        elif parts and all(_is_by_row(one, buffer) for one in parts.values()):
             cut = {key: one[:rows] for key, one in parts.items()}
             nodes[name] = {"rows": {k: encoder.encode(one, name) for k, one in cut.items()}}
         else:
@@ -90,6 +93,10 @@ def restore_buffer(decoder: Decoder, saved: Node, buffer: ReplayBuffer) -> None:
             decoder.set_attributes({name: node["whole"]}, buffer)
             continue
         parts = current if isinstance(current, dict) else {"": current}
+        if "apart" in node:
+            for key, part in node["apart"].items():
+                parts[key].load_state_dict(decoder.restore(part, None))
+            continue
         for key, part in node["rows"].items():
             rows = decoder.arrays[part["array"]]
             np.copyto(parts[key][: len(rows)], rows)

@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ext import registry
 from sb3_ext.errors import UsageError
+from sb3_ext.replay.compact import CompactReplayBuffer
 from sb3_ext.signatures import DATA, HOSTS, constructor_arguments, require_known
 from sb3_ext.spec import DOORS
 
@@ -50,7 +51,7 @@ ACTIVATIONS = {
     "silu": th.nn.SiLU,
     "gelu": th.nn.GELU,
 }
-BUFFERS = {"HerReplayBuffer": HerReplayBuffer}
+BUFFERS = {"HerReplayBuffer": HerReplayBuffer, "CompactReplayBuffer": CompactReplayBuffer}
 NOISES = {"normal": NormalActionNoise, "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise}
 #: YAML 1.1 takes 3e-4 for a word; everybody who types it means a number.
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")

@@ -14,6 +14,9 @@ from sb3_ext.offline.readers.columns import Columns
 from sb3_ext.offline.scaling import unscaled
 from sb3_ext.offline.spaces import Space
 
+#: Copied together: a compact buffer's next observations are no array of which there are views.
+_ROWS = 4096
+
 
 def read_ring(
     held: dict[str, Any],
@@ -93,8 +96,10 @@ class _Ring:
         for env, at, run in self.pieces():
             start, stop = run.start + shift, run.stop + shift
             for rows in (slice(start, min(stop, self.size)), slice(0, max(stop - self.size, 0))):
-                columns.put_observations(name, at, map_observations(_taker(rows, env), values))
-                at += rows.stop - rows.start
+                for first in range(rows.start, rows.stop, _ROWS):
+                    few = slice(first, min(first + _ROWS, rows.stop))
+                    columns.put_observations(name, at, map_observations(_taker(few, env), values))
+                    at += few.stop - first
 
     def copy_actions(self, columns: Columns, stored: Array, scaled: bool) -> None:
         space, beyond = columns.action_space, 0

@@ -16,7 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback,
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_ext import AIRL, GAIL, SAC
+from sb3_ext import AIRL, GAIL, SAC, CompactReplayBuffer
 from sb3_ext.errors import CheckpointError
 from sb3_ext.offline import OfflineDataset
 from sb3_ext.plugins.imitation import equations
@@ -329,14 +329,15 @@ def test_under_vec_normalize_it_sees_what_the_environment_says(generator: str) -
     assert env.ret_rms.mean > 0
 
 
-def test_relabelling_gives_todays_rewards() -> None:
+@pytest.mark.parametrize("stored", [{}, {"replay_buffer_class": CompactReplayBuffer}])
+def test_relabelling_gives_todays_rewards(stored: Any) -> None:
     env = bandit(2)
     model = GAIL(
         "MlpPolicy",
         env,
         demonstrations=expert(),
         generator="SAC",
-        generator_kwargs={"learning_starts": 10, "batch_size": 8, "buffer_size": 60},
+        generator_kwargs={"learning_starts": 10, "batch_size": 8, "buffer_size": 60, **stored},
         gen_train_timesteps=20,
         **small(),
     )
