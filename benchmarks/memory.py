@@ -26,7 +26,8 @@ import torch
 
 MIB = 2**20
 BAR_MIB = 64.0
-VARIANTS = {v.label: v for v in throughput.VARIANTS["sac"] if "again" not in v.label}
+LABELS = ("stock SAC", "sb3_ext SAC", "sb3_ext LFIWSAC")
+VARIANTS = {v.label: v for v in throughput.VARIANTS["sac"] if v.label in LABELS}
 
 
 def peak_bytes() -> int:

@@ -1,16 +1,19 @@
 """Gradient updates per CPU-second, beside stock Stable-Baselines3 in the same process.
 
-    python benchmarks/throughput.py                      # SAC and LFIWSAC, about a minute
+    python benchmarks/throughput.py                      # SAC and what stands on it, two minutes
     python benchmarks/throughput.py --base both --rounds 31
     python benchmarks/throughput.py --check              # exit status 1 below the bars
+    python benchmarks/throughput.py --gradient-steps 8   # eight updates in a call of train
+    python benchmarks/throughput.py --sbx                # with SBX (JAX), if it is installed
 
 How it measures. All variants live in one process with one torch thread and take turns in short
-blocks of updates, in reversed order every other round, with the garbage collector off; a block
-is k calls of ``train(gradient_steps=1, batch_size=256)``. What is timed is the CPU time of the
-process. The ratio of a round is time(stock SB3) / time(variant), so above 1 is faster than SB3; the
-table holds its minimum, median and maximum over the rounds. A second, identical stock model runs
-along: its true ratio is 1, so how far its median is from 1 is what this run cannot resolve. CPU
-time is not immune to load (caches are lost at context switches), so the load is printed too.
+blocks of updates, in reversed order every other round, with the garbage collector off; a block is
+k updates of batches of 256, one in each call of ``train`` unless told otherwise. What is timed is
+the CPU time of the process. The ratio of a round is time(stock SB3) / time(variant), so above 1 is
+faster than SB3; the table holds its minimum, median and maximum over the rounds. A second,
+identical stock model runs along: its true ratio is 1, so how far its median is from 1 is what this
+run cannot resolve. CPU time is not immune to load (caches are lost at context switches), so the
+load is printed too.
 """
 
 from __future__ import annotations
@@ -79,42 +82,49 @@ class Variant:
 
 
 LFIW = {"fast_buffer_size": FAST_BUFFER_SIZE}
+_OURS = "sb3_ext.algorithms."
+_LFIW = "sb3_ext.plugins.lfiw.algorithms:LFIW"
 VARIANTS: dict[str, list[Variant]] = {
     "sac": [
         Variant("stock SAC", "stable_baselines3.sac.sac:SAC"),
         Variant("stock SAC again", "stable_baselines3.sac.sac:SAC"),
-        Variant("sb3_ext SAC", "sb3_ext.algorithms.sac:SAC", bar=1.0),
-        Variant("sb3_ext LFIWSAC", "sb3_ext.plugins.lfiw.algorithms:LFIWSAC", LFIW, bar=0.85),
+        Variant("sb3_ext SAC, reference", f"{_OURS}sac:SAC", {"engine": "reference"}, bar=1.0),
+        Variant("sb3_ext SAC", f"{_OURS}sac:SAC", bar=1.6),
+        Variant("sb3_ext SAC, fused_bf16", f"{_OURS}sac:SAC", {"engine": "fused_bf16"}),
+        Variant("sb3_ext SAC, PER", f"{_OURS}sac:SAC", {"replay": "per"}, bar=1.5),
+        Variant("sb3_ext LFIWSAC", f"{_LFIW}SAC", LFIW, bar=1.2),
     ],
     "td3": [
         Variant("stock TD3", "stable_baselines3.td3.td3:TD3"),
         Variant("stock TD3 again", "stable_baselines3.td3.td3:TD3"),
-        Variant("sb3_ext TD3", "sb3_ext.algorithms.td3:TD3"),
-        Variant("sb3_ext LFIWTD3", "sb3_ext.plugins.lfiw.algorithms:LFIWTD3", LFIW),
+        Variant("sb3_ext TD3, reference", f"{_OURS}td3:TD3", {"engine": "reference"}, bar=1.0),
+        Variant("sb3_ext TD3", f"{_OURS}td3:TD3", bar=1.5),
+        Variant("sb3_ext TD3, fused_bf16", f"{_OURS}td3:TD3", {"engine": "fused_bf16"}),
+        Variant("sb3_ext TD3, PER", f"{_OURS}td3:TD3", {"replay": "per"}),
+        Variant("sb3_ext LFIWTD3", f"{_LFIW}TD3", LFIW, bar=1.0),
     ],
 }
+SBX = {"sac": Variant("SBX SAC", "sbx:SAC"), "td3": Variant("SBX TD3", "sbx:TD3")}
+
+
+def class_of(variant: Variant) -> Any:
+    """The variant's class; a sentence where it is not installed."""
+    module, name = variant.target.split(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise SystemExit(
+            f"{variant.label} ({variant.target}) could not be imported: {error}. "
+            f"Install it first: pip install {'sbx-rl' if module == 'sbx' else '-e .'}"
+        ) from error
 
 
 def build(variant: Variant, size: str, buffer_size: int, seed: int) -> OffPolicyAlgorithm:
     """The variant's model at ``size``, its whole replay buffer filled, ready for ``train``."""
-    module, name = variant.target.split(":")
-    try:
-        cls = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise SystemExit(
-            f"{variant.label} ({variant.target}) could not be imported: {error}. "
-            "Install the package first: pip install -e ."
-        ) from error
+    cls = class_of(variant)
     env = SpacesOnly(*SIZES[size])
-    model: OffPolicyAlgorithm = cls(
-        "MlpPolicy",
-        env,
-        buffer_size=buffer_size,
-        policy_kwargs={"net_arch": NET_ARCH},
-        seed=seed,
-        device="cpu",
-        **variant.arguments,
-    )
+    given = {"buffer_size": buffer_size, "policy_kwargs": {"net_arch": NET_ARCH}, "seed": seed}
+    model: OffPolicyAlgorithm = cls("MlpPolicy", env, device="cpu", **given, **variant.arguments)
     model.set_logger(configure(None, []))
     fill(model.replay_buffer, seed)
     return model
@@ -135,10 +145,10 @@ def fill(buffer: ReplayBuffer | None, seed: int, chunk: int = 10_000) -> None:
     buffer.pos, buffer.full = 0, True
 
 
-def update(model: OffPolicyAlgorithm, n: int) -> None:
-    """``n`` updates, one a call, as with SB3's default ``train_freq=1``."""
-    for _ in range(n):
-        model.train(gradient_steps=1, batch_size=BATCH_SIZE)
+def update(model: OffPolicyAlgorithm, n: int, gradient_steps: int = 1) -> None:
+    """``n`` updates, ``gradient_steps`` of them a call; one is SB3's default ``train_freq=1``."""
+    for _ in range(n // gradient_steps):
+        model.train(gradient_steps=gradient_steps, batch_size=BATCH_SIZE)
 
 
 def check_active(variant: Variant, model: OffPolicyAlgorithm) -> None:
@@ -164,7 +174,9 @@ def no_garbage_collector() -> Iterator[None]:
             gc.enable()
 
 
-def measure(models: Sequence[OffPolicyAlgorithm], rounds: int, block: int) -> np.ndarray:
+def measure(
+    models: Sequence[OffPolicyAlgorithm], rounds: int, block: int, gradient_steps: int = 1
+) -> np.ndarray:
     """CPU seconds of each block, shape [rounds, models]; every other round goes backwards."""
     seconds = np.empty((rounds, len(models)))
     for i in range(rounds):
@@ -172,32 +184,81 @@ def measure(models: Sequence[OffPolicyAlgorithm], rounds: int, block: int) -> np
         with no_garbage_collector():
             for j in order:
                 start = time.process_time()
-                update(models[j], block)
+                update(models[j], block, gradient_steps)
                 seconds[i, j] = time.process_time() - start
     return seconds
 
 
-def rows(variants: Sequence[Variant], size: str, seconds: np.ndarray, block: int) -> list[str]:
-    """The markdown lines of one size; the first variant is the peer."""
-    lines = []
+def rows(
+    variants: Sequence[Variant], size: str, seconds: np.ndarray, block: int
+) -> list[dict[str, Any]]:
+    """One size as plain values; the first variant is the peer."""
+    found = []
     for j, variant in enumerate(variants):
         ratio = seconds[:, 0] / seconds[:, j]
-        cost = statistics.median(seconds[:, j]) / block
-        lines.append(
-            f"| {size} | {variant.label} | {cost * 1e3:.2f} | {1 / cost:.0f} | {ratio.min():.2f} | "
-            f"**{np.median(ratio):.3f}** | {ratio.max():.2f} |"
+        found.append(
+            {
+                "size": size,
+                "variant": variant.label,
+                "ms": statistics.median(seconds[:, j]) / block * 1e3,
+                "ratio_min": float(ratio.min()),
+                "ratio": float(np.median(ratio)),
+                "ratio_max": float(ratio.max()),
+                "bar": variant.bar,
+            }
         )
-    return lines
+    return found
 
 
-def failures(variants: Sequence[Variant], size: str, seconds: np.ndarray) -> list[str]:
-    """A sentence for each variant below its bar."""
-    medians = np.median(seconds[:, :1] / seconds, axis=0)
+HEAD = (
+    "| size | variant | CPU ms / update | updates / CPU-s | ratio min | median | max | bar |\n"
+    "| --- | --- | --- | --- | --- | --- | --- | --- |"
+)
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row as markdown."""
+    bar = "" if row["bar"] is None else f"{row['bar']:g}"
+    return (
+        f"| {row['size']} | {row['variant']} | {row['ms']:.2f} | {1e3 / row['ms']:.0f} | "
+        f"{row['ratio_min']:.2f} | **{row['ratio']:.2f}** | {row['ratio_max']:.2f} | {bar} |"
+    )
+
+
+def failures(found: Sequence[dict[str, Any]]) -> list[str]:
+    """A sentence for each row below its bar."""
     return [
-        f"{variant.label} at {size} size: median ratio {median:.3f}, the bar is {variant.bar:g}"
-        for variant, median in zip(variants, medians, strict=True)
-        if variant.bar is not None and median < variant.bar
+        f"{row['variant']} at {row['size']} size: median ratio {row['ratio']:.3f}, the bar is "
+        f"{row['bar']:g}"
+        for row in found
+        if row["bar"] is not None and row["ratio"] < row["bar"]
     ]
+
+
+def compete(
+    base: str,
+    size: str,
+    rounds: int,
+    block: int = 10,
+    buffer_size: int = 2 * FAST_BUFFER_SIZE,
+    gradient_steps: int = 1,
+    variants: Sequence[Variant] | None = None,
+) -> list[dict[str, Any]]:
+    """All variants of a base at one size, as plain values.
+
+    :param base: ``"sac"`` or ``"td3"``
+    :param size: a key of ``SIZES``
+    :param rounds: how often each takes its turn
+    :param block: updates of a turn
+    :param gradient_steps: updates of a call of ``train``
+    :param variants: others than ``VARIANTS`` of the base; the first is the peer
+    """
+    chosen = VARIANTS[base] if variants is None else variants
+    models = [build(variant, size, buffer_size, SEED) for variant in chosen]
+    for variant, model in zip(chosen, models, strict=True):
+        update(model, WARM_UP, gradient_steps)
+        check_active(variant, model)
+    return rows(chosen, size, measure(models, rounds, block, gradient_steps), block)
 
 
 def versions() -> str:
@@ -235,13 +296,20 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--block", type=int, default=10, help="updates a block; even (TD3's delay)")
     parser.add_argument("--buffer-size", type=int, default=2 * FAST_BUFFER_SIZE)
+    parser.add_argument("--gradient-steps", type=int, default=1, help="updates in a call of train")
     parser.add_argument("--stock-only", action="store_true", help="stock against itself")
+    parser.add_argument("--sbx", action="store_true", help="with SBX, if it is installed")
     parser.add_argument("--check", action="store_true", help="exit 1 below the bars")
     arguments = parser.parse_args(argv)
     if arguments.rounds < 1 or arguments.block < 2 or arguments.block % 2:
         parser.error(
             "--rounds must be at least 1 and --block even and at least 2, as TD3 updates its actor "
             f"every second time; got --rounds {arguments.rounds} --block {arguments.block}"
+        )
+    if arguments.gradient_steps < 1 or arguments.block % arguments.gradient_steps:
+        parser.error(
+            "--gradient-steps must be at least 1 and divide --block, got "
+            f"--gradient-steps {arguments.gradient_steps} --block {arguments.block}"
         )
     if arguments.buffer_size <= FAST_BUFFER_SIZE:
         parser.error(
@@ -255,26 +323,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the table; 1 when asked to check and below a bar."""
     arguments = parse(argv)
     torch.set_num_threads(1)
+    if arguments.sbx:  # read when jax is imported
+        os.environ["XLA_FLAGS"] = (
+            "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+        )
     print(f"machine: {machine()}; load at start {load()}")
     print(f"versions: {versions()}")
     print(
         f"setting: 1 torch thread, nets {NET_ARCH}, batch {BATCH_SIZE}, buffer "
         f"{arguments.buffer_size} (fast {FAST_BUFFER_SIZE}), seed {SEED}, "
-        f"{arguments.rounds} rounds of {arguments.block} updates\n"
+        f"{arguments.rounds} rounds of {arguments.block} updates, "
+        f"{arguments.gradient_steps} a call\n"
     )
-    print("| size | variant | CPU ms / update | updates / CPU-s | ratio min | median | max |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print(HEAD)
     below: list[str] = []
     for base in ("sac", "td3") if arguments.base == "both" else (arguments.base,):
         variants = VARIANTS[base][:2] if arguments.stock_only else VARIANTS[base]
+        variants = [*variants, SBX[base]] if arguments.sbx else variants
         for size in arguments.sizes:
-            models = [build(v, size, arguments.buffer_size, SEED) for v in variants]
-            for variant, model in zip(variants, models, strict=True):
-                update(model, WARM_UP)
-                check_active(variant, model)
-            seconds = measure(models, arguments.rounds, arguments.block)
-            print("\n".join(rows(variants, size, seconds, arguments.block)), flush=True)
-            below += failures(variants, size, seconds)
+            found = compete(
+                *(base, size, arguments.rounds, arguments.block, arguments.buffer_size),
+                *(arguments.gradient_steps, variants),
+            )
+            print("\n".join(map(line, found)), flush=True)
+            below += failures(found)
     print(f"\nload at end {load()}")
     for sentence in below:
         print(f"below the bar: {sentence}")
