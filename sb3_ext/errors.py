@@ -17,3 +17,11 @@ class CheckpointError(RuntimeError):
 
 class UsageError(ValueError):
     """A command or a config asks for what cannot be; commands print the sentence and return 2."""
+
+
+class EnvironmentFailedError(RuntimeError):
+    """An environment in a worker process raised; the original is the cause, if it can be sent."""
+
+
+class WorkerDiedError(RuntimeError):
+    """A worker process is gone, and with it its environments."""
