@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
+from multiprocessing.util import register_after_fork
 from typing import Any
 
 from sb3_ext.vec_env.trouble import Trouble, how_it_ended
@@ -47,10 +48,12 @@ class Worker:
 
     def start(self) -> None:
         """Begin the process; the answer to come is what ``Envs.make`` returns."""
-        # The pipe is made here and not for all workers in advance: a fork copies what is open, and
-        # a sibling that held the worker's end would keep its death from being seen.
+        # A fork copies what is open. A sibling that held the worker's end would keep its death from
+        # being seen, so the pipe is made here and not for all workers in advance; one that held
+        # the parent's would keep a worker from seeing that the parent has hung up.
         self._end, workers_end = self._context.Pipe()
-        given = (workers_end, self._end, self.first, self._env_fns)
+        register_after_fork(self._end, lambda end: end.close())
+        given = (workers_end, self.first, self._env_fns)
         # A daemon: it ends with the parent, also when nobody closes the environments.
         made = self._context.Process(target=work, args=given, daemon=True)  # type: ignore[attr-defined]
         try:

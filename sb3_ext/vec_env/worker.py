@@ -197,18 +197,13 @@ EACH: dict[str, Callable[..., Any]] = {
 }
 
 
-def work(
-    end: Connection, others_end: Connection, first: int, env_fns: Sequence[EnvFn | bytes]
-) -> None:
+def work(end: Connection, first: int, env_fns: Sequence[EnvFn | bytes]) -> None:
     """Make the environments, then do what the parent asks until it hangs up.
 
     :param end: this process's end of the pipe
-    :param others_end: the parent's, which a fork has copied: while it is open here, the parent's
-        death would go unseen
     :param first: the index of the first environment
     :param env_fns: functions, or their pickles
     """
-    others_end.close()
     # A terminal's Ctrl-C reaches the whole family; the parent decides when it ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     envs = Envs(first, env_fns)
