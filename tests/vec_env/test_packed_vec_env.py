@@ -147,7 +147,8 @@ def test_nor_do_the_ways_of_packing_or_starting_matter():
     first = ids(vec_env_kwargs={"n_processes": 5, "start_method": "fork"})
     assert same(first, ids(vec_env_kwargs={"n_processes": 1, "start_method": "fork"}))
     assert same(first, ids())
-    theirs = make_vec_env("CartPole-v1", 5, vec_env_cls=SubprocVecEnv)
+    fork = {"start_method": "fork"}
+    theirs = make_vec_env("CartPole-v1", 5, vec_env_cls=SubprocVecEnv, vec_env_kwargs=fork)
     assert same(first, trajectory(theirs))
 
 
