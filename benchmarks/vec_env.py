@@ -5,12 +5,12 @@
     python benchmarks/vec_env.py --n-envs 4 --tasks Hopper-v5
 
 All variants live at once, with the same seeds, and take turns in blocks of vector steps, in
-reversed order every other round; their workers sleep while another has its turn. The actions are random and
-the same for all. Wall time is what a training script waits, CPU time is that of the script and all
-workers together. The ratio of a round is time(SubprocVecEnv) / time(variant) by the wall, so above
-1 is faster than SB3. A second SubprocVecEnv runs along: its true ratio is 1, so how far its median
-is from 1 is what this run cannot resolve. Wall time suffers from all else on the machine, and what
-needs two cores suffers more than what needs one; so the load is printed, too.
+reversed order every other round; their workers sleep while another has its turn. The actions are
+random and the same for all. Wall time is what a training script waits, CPU time is that of the
+script and all workers together. The ratio of a round is time(SubprocVecEnv) / time(variant) by the
+wall, so above 1 is faster than SB3. A second SubprocVecEnv runs along: its true ratio is 1, so how
+far its median is from 1 is what this run cannot resolve. Wall time suffers from all else on the
+machine, and what needs two cores suffers more than what needs one; so the load is printed, too.
 """
 
 from __future__ import annotations

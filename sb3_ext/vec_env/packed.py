@@ -350,11 +350,13 @@ class PackedSubprocVecEnv(VecEnv):
                     f"It was started again {RESTARTS} times without one completed step, and all "
                     "environments were closed.",
                 )
+        # With the number, for Python shows equal warnings once.
+        number = max(self._restarts[worker.first + i] for i in which)
         for trouble in troubles:
             warnings.warn(
-                f"{trouble.words()}. What was lost is made anew, and its episodes end as "
-                f"truncations.\n{trouble.trace}",
-                stacklevel=4,
+                f"{trouble.words()}. What was lost is made anew (restart {number}), and its "
+                f"episodes end as truncations.\n{trouble.trace}",
+                stacklevel=5,
             )
 
     def _fresh_seed(self, env: int) -> int | None:
