@@ -32,7 +32,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--env", default="Pendulum-v1")
     parser.add_argument("--n-envs", type=int, default=1)
-    parser.add_argument("--vec-env", choices=("dummy", "subproc"), default="dummy")
+    parser.add_argument("--vec-env", choices=("dummy", "subproc", "packed"), default="dummy")
     parser.add_argument("--steps", type=int, default=4_000, help="environment steps of a run")
     parser.add_argument("--every", type=int, default=50, help="steps between two checkpoints")
     parser.add_argument("--kills", type=int, default=50)
@@ -76,7 +76,7 @@ def train(options: argparse.Namespace) -> None:
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
-    from sb3_ext import LFIWSAC
+    from sb3_ext import LFIWSAC, PackedSubprocVecEnv
     from sb3_ext.resume import ResumableCheckpoint, ResumableEnv
 
     th.set_num_threads(1)
@@ -92,11 +92,13 @@ def train(options: argparse.Namespace) -> None:
             self.rewards.append(self.locals["rewards"].tolist())
             return True
 
+    kinds: dict[str, Any] = {"dummy": DummyVecEnv, "subproc": SubprocVecEnv}
+    kinds["packed"] = PackedSubprocVecEnv
     env = make_vec_env(
         options.env,
         options.n_envs,
         seed=options.seed,
-        vec_env_cls={"dummy": DummyVecEnv, "subproc": SubprocVecEnv}[options.vec_env],
+        vec_env_cls=kinds[options.vec_env],
         wrapper_class=ResumableEnv,
     )
     model = LFIWSAC(

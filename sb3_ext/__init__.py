@@ -23,6 +23,7 @@ FRAMEWORK = {
     "Drawn": "sb3_ext.replay.sampler",
     "Sampler": "sb3_ext.replay.sampler",
     "Weighting": "sb3_ext.weighting",
+    "PackedSubprocVecEnv": "sb3_ext.vec_env.packed",
     "Huber": "sb3_ext.losses",
     "MSE": "sb3_ext.losses",
     "PAL": "sb3_ext.losses",

@@ -46,6 +46,7 @@ from sb3_ext.replay.window import Window as Window
 from sb3_ext.updates import Clock as Clock
 from sb3_ext.updates import Draw as Draw
 from sb3_ext.updates import Step as Step
+from sb3_ext.vec_env.packed import PackedSubprocVecEnv as PackedSubprocVecEnv
 from sb3_ext.weighting import Weighting as Weighting
 
 FRAMEWORK: dict[str, str]

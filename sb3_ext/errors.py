@@ -21,3 +21,11 @@ class UsageError(ValueError):
 
 class EngineError(ValueError):
     """A model has networks, an optimiser or options that an engine does not know; it says which."""
+
+
+class EnvironmentFailedError(RuntimeError):
+    """An environment in a worker process raised; the original is the cause, if it can be sent."""
+
+
+class WorkerDiedError(RuntimeError):
+    """A worker process is gone, and with it its environments."""

@@ -91,7 +91,8 @@ def add_parser(commands: Any) -> None:
     add("--env-set", action="append", default=[], metavar="KEY=VALUE", help="of the environment")
     add("--policy", metavar="NAME", help="(what fits the observations)")
     add("--n-envs", type=at_least(1), metavar="E", help="environments of a run (1)")
-    add("--vec-env", choices=("dummy", "subproc"), help="in turn, or a process each (dummy)")
+    vec_envs = ("dummy", "subproc", "packed")
+    add("--vec-env", choices=vec_envs, help="in turn, a process each, or a few for all (dummy)")
     add(
         "--normalize",
         action=argparse.BooleanOptionalAction,

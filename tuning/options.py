@@ -61,7 +61,7 @@ class TuneOptions:
     :param env_kwargs: passed to ``gymnasium.make``
     :param policy: by default what fits the observations
     :param n_envs: environments of a run
-    :param vec_env: ``"dummy"`` or ``"subproc"``
+    :param vec_env: ``"dummy"``, ``"subproc"`` or ``"packed"``
     :param normalize: put ``VecNormalize`` around them
     :param track: ``"none"``, ``"tensorboard"`` or ``"wandb"``
     :param keep_models: keep the agents of trials; those of the second stage are always kept

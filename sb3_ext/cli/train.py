@@ -82,7 +82,8 @@ def add_parser(commands: Any) -> None:
     add("--seed", type=at_least(0), metavar="S", help="(0)")
     add("--policy", metavar="NAME", help="(what fits the observations)")
     add("--n-envs", type=at_least(1), metavar="E", help="environments at once (1)")
-    add("--vec-env", choices=("dummy", "subproc"), help="in turn, or a process each (dummy)")
+    vec_envs = ("dummy", "subproc", "packed")
+    add("--vec-env", choices=vec_envs, help="in turn, a process each, or a few for all (dummy)")
     add(
         "--env-set",
         action="append",

@@ -30,6 +30,7 @@ from sb3_ext.resume.decoder import Decoder
 from sb3_ext.resume.encoder import Encoder
 from sb3_ext.resume.episodes import Episode, layers_of
 from sb3_ext.resume.tree import MISSING, Node, StateMismatchError, class_name, in_short
+from sb3_ext.vec_env import PackedSubprocVecEnv
 
 #: Attributes that are no state, or are written elsewhere.
 NO_STATE = frozenset(
@@ -42,6 +43,8 @@ NO_STATE = frozenset(
 SHOWN = frozenset(
     {"mujoco_renderer", "renderer", "viewer", "screen", "clock", "surf", "window"}
 ) | {"window_surface"}
+#: Environments in worker processes, which can be asked for their state.
+WORKERS = (SubprocVecEnv, PackedSubprocVecEnv)
 NUMBERS = (bool, int, float, np.ndarray, np.generic)
 GetState = Callable[[Any], Any]
 SetState = Callable[[Any, Any], None]
@@ -62,10 +65,10 @@ def register_env_state(env_class: type, *, get: GetState, set: SetState) -> None
 class ResumableEnv(gym.Wrapper[Any, Any, Any, Any]):
     """Lets an episode go on that could not otherwise.
 
-    A ``SubprocVecEnv`` can ask its workers for their environments' state, and one whose state
-    cannot be read (Box2D's, say) plays its episode again, up to 20,000 steps of it. It goes
-    outermost: ``make_vec_env(..., wrapper_class=ResumableEnv)``. Environments in a ``DummyVecEnv``
-    whose state can be read need no wrapper.
+    A ``SubprocVecEnv`` and our ``PackedSubprocVecEnv`` can ask their workers for their
+    environments' state, and one whose state cannot be read (Box2D's, say) plays its episode again,
+    up to 20,000 steps of it. It goes outermost: ``make_vec_env(..., wrapper_class=ResumableEnv)``.
+    Environments in a ``DummyVecEnv`` whose state can be read need no wrapper.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
@@ -192,7 +195,7 @@ def capture_vec_env(encoder: Encoder, venv: VecEnv, where: str) -> Node:
         node["envs"] = [
             capture_env(encoder, env, f"{where}[{i}]") for i, env in enumerate(venv.envs)
         ]
-    elif isinstance(venv, SubprocVecEnv) and _outermost(venv):
+    elif isinstance(venv, WORKERS) and _outermost(venv):
         node["workers"] = []
         for i, state in enumerate(venv.env_method("capture_state")):
             encoder.opaque += [f"{where}[{i}] {told}" for told in state["opaque"]]
@@ -201,7 +204,7 @@ def capture_vec_env(encoder: Encoder, venv: VecEnv, where: str) -> Node:
     else:
         remedy = (
             ", which hides its environments: wrap each in sb3_ext.resume.ResumableEnv, outermost"
-            if isinstance(venv, SubprocVecEnv)
+            if isinstance(venv, WORKERS)
             else ""
         )
         encoder.opaque.append(f"{where} is a {type(venv).__name__}{remedy}")
@@ -216,8 +219,8 @@ def _no_state(layer: object) -> frozenset[str]:
     )
 
 
-def _outermost(venv: SubprocVecEnv) -> bool:
-    """Whether each worker's first layer is ours: what lies outside of it, it cannot see."""
+def _outermost(venv: VecEnv) -> bool:
+    """Whether each environment's first layer is ours: what lies outside of it, it cannot see."""
     if not all(venv.env_is_wrapped(ResumableEnv)):
         return False
     return all(name == ResumableEnv.__name__ for name in venv.env_method("class_name"))

@@ -19,10 +19,12 @@ from sb3_ext.errors import UsageError
 from sb3_ext.resume import ResumableEnv
 from sb3_ext.running.hyperparameters import constructor_values
 from sb3_ext.running.options import TrainOptions
+from sb3_ext.vec_env import PackedSubprocVecEnv
 
-VEC_ENV_CLASSES: dict[str, type[DummyVecEnv] | type[SubprocVecEnv]] = {
+VEC_ENV_CLASSES: dict[str, Any] = {
     "dummy": DummyVecEnv,
     "subproc": SubprocVecEnv,
+    "packed": PackedSubprocVecEnv,
 }
 
 

@@ -16,7 +16,7 @@ from sb3_ext.tracking import RunDirectory
 
 OPTIONS = "options.yaml"
 TRACKS = ("none", "tensorboard", "wandb")
-VEC_ENVS = ("dummy", "subproc")
+VEC_ENVS = ("dummy", "subproc", "packed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,8 @@ class TrainOptions:
     :param env_kwargs: passed to ``gymnasium.make``
     :param policy: by default what fits the observations
     :param n_envs: how many environments
-    :param vec_env: ``"dummy"`` steps them in turn, ``"subproc"`` each in a process of its own
+    :param vec_env: ``"dummy"`` steps them in turn, ``"subproc"`` each in a process of its own,
+        ``"packed"`` several in each process, with a process for each core
     :param normalize: put ``VecNormalize`` around them
     :param seed: None for a different run each time
     :param eval_every: steps between evaluations; 0 for none

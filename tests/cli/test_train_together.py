@@ -40,8 +40,9 @@ def start(*words: str) -> subprocess.Popen[str]:
     )
 
 
-def test_a_terminal_s_ctrl_c_reaches_the_workers_and_leaves_a_checkpoint():
-    words = ["--n-envs", "2", "--vec-env", "subproc", "--steps", "1000000", "--run-dir", "run"]
+@pytest.mark.parametrize("vec_env", ["subproc", "packed"])
+def test_a_terminal_s_ctrl_c_reaches_the_workers_and_leaves_a_checkpoint(vec_env):
+    words = ["--n-envs", "2", "--vec-env", vec_env, "--steps", "1000000", "--run-dir", "run"]
     process = start(*words, "--checkpoint-every", "128")
     deadline = time.monotonic() + 120
     while not list(Path("run").glob("checkpoints/step-00000[1-9]*")):

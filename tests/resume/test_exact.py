@@ -30,12 +30,12 @@ LFIW = {**OFF, "fast_buffer_size": 60, "ratio_net_arch": (8, 8)}
 PENDULUM, CARTPOLE = "Pendulum-v1", "CartPole-v1"
 
 
-def venv(env_id: str, n_envs: int = 1, workers: bool = False) -> VecEnv:
+def venv(env_id: str, n_envs: int = 1, kind: Any = DummyVecEnv) -> VecEnv:
     return make_vec_env(
         env_id,
         n_envs,
         seed=3,
-        vec_env_cls=SubprocVecEnv if workers else DummyVecEnv,
+        vec_env_cls=kind,
         wrapper_class=ResumableEnv,
     )
 
@@ -134,9 +134,10 @@ def test_mujoco_goes_on_in_mid_episode(env_id, tmp_path):
     require_same(*cut_and_resume(make, tmp_path, total=320, cut=275, every=90))
 
 
-def test_workers_give_their_state(tmp_path):
+@pytest.mark.parametrize("kind", [SubprocVecEnv, sb3_ext.PackedSubprocVecEnv])
+def test_workers_give_their_state(tmp_path, kind):
     def make():
-        return sb3_ext.LFIWSAC("MlpPolicy", venv(PENDULUM, 2, workers=True), **copy.deepcopy(LFIW))
+        return sb3_ext.LFIWSAC("MlpPolicy", venv(PENDULUM, 3, kind), **copy.deepcopy(LFIW))
 
     require_same(*cut_and_resume(make, tmp_path, total=320, cut=275, every=90))
 

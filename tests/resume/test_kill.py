@@ -11,7 +11,7 @@ FAST = ("Pendulum-v1", 1, "dummy")
 MATRIX = [
     pytest.param(env, n, kind, marks=[] if (env, n, kind) == FAST else pytest.mark.slow)
     for env in ("Pendulum-v1", "Hopper-v5", "Ant-v5")
-    for n, kind in ((1, "dummy"), (3, "dummy"), (1, "subproc"), (3, "subproc"))
+    for n, kind in ((1, "dummy"), (3, "dummy"), (1, "subproc"), (3, "subproc"), (3, "packed"))
 ]
 
 

@@ -173,7 +173,7 @@ def test_an_evaluation_environment_that_hides_its_state_does_no_harm(tmp_path):
     assert whole.last_mean_reward == resumed.last_mean_reward
 
 
-@pytest.mark.parametrize("vec_env", [DummyVecEnv, SubprocVecEnv])
+@pytest.mark.parametrize("vec_env", [DummyVecEnv, SubprocVecEnv, sb3_ext.PackedSubprocVecEnv])
 @pytest.mark.filterwarnings("ignore:builtin type:DeprecationWarning")
 def test_lunar_lander_lands_where_it_would_have(tmp_path, vec_env):
     """Box2D is C code, and its world is made anew at each reset."""

@@ -23,6 +23,7 @@ from sb3_ext.resume.episodes import Episode
 from sb3_ext.resume.store import lock_folder, unlock_folder
 from sb3_ext.resume.tree import StateMismatchError
 from sb3_ext.trees import same
+from sb3_ext.vec_env import PackedSubprocVecEnv
 from tests.cut_runs import CutError, Recorder, cut_and_resume, require_same
 from tests.environments import Drift
 
@@ -261,7 +262,7 @@ class Counting(Drift):
         return observation, reward + self.episode + np.sin(self.clock), *rest
 
 
-@pytest.mark.parametrize("vec", [DummyVecEnv, SubprocVecEnv])
+@pytest.mark.parametrize("vec", [DummyVecEnv, SubprocVecEnv, PackedSubprocVecEnv])
 def test_an_episode_counter_and_a_simulated_clock_are_state(tmp_path, vec):
     def make() -> Any:
         workers = {} if vec is DummyVecEnv else {"start_method": "fork"}
@@ -272,9 +273,10 @@ def test_an_episode_counter_and_a_simulated_clock_are_state(tmp_path, vec):
         require_same(*cut_and_resume(make, tmp_path, total=160, cut=120, every=32))
 
 
-def test_a_wrapper_outside_of_ours_in_a_worker_is_not_lost_in_silence(tmp_path):
+@pytest.mark.parametrize("vec", [SubprocVecEnv, PackedSubprocVecEnv])
+def test_a_wrapper_outside_of_ours_in_a_worker_is_not_lost_in_silence(tmp_path, vec):
     def make() -> Any:
-        return ppo(SubprocVecEnv([lambda: Monitor(ResumableEnv(Counting()))], start_method="fork"))
+        return ppo(vec([lambda: Monitor(ResumableEnv(Counting()))], start_method="fork"))
 
     learn(make(), tmp_path, 160, cut=120)
     with pytest.warns(UserWarning, match=r"wrap each in sb3_ext.resume.ResumableEnv, outermost"):

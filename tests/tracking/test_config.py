@@ -13,7 +13,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
 
 import sb3_ext
-from sb3_ext import LFIWSAC
+from sb3_ext import LFIWSAC, PackedSubprocVecEnv
 from sb3_ext.tracking import git_state, model_config
 from sb3_ext.tracking.config import plain
 
@@ -49,7 +49,7 @@ def test_the_source_of_the_algorithm(cls, plugin, distribution):
     assert json.loads(json.dumps(config)) == config
 
 
-@pytest.mark.parametrize("kind", [DummyVecEnv, SubprocVecEnv])
+@pytest.mark.parametrize("kind", [DummyVecEnv, SubprocVecEnv, PackedSubprocVecEnv])
 def test_environments_by_their_classes_outermost_first(kind):
     env = VecNormalize(
         VecFrameStack(
@@ -79,7 +79,7 @@ class Bare(gym.Env):
         return self.observation_space.sample(), 0.0, False, False, {}
 
 
-@pytest.mark.parametrize("kind", [DummyVecEnv, SubprocVecEnv])
+@pytest.mark.parametrize("kind", [DummyVecEnv, SubprocVecEnv, PackedSubprocVecEnv])
 def test_an_environment_without_an_id(kind):
     env = kind([lambda: Unregistered(gym.wrappers.TimeLimit(Bare(), 5))])
     try:
