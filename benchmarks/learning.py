@@ -57,6 +57,8 @@ PARTS: dict[str, dict[str, Any]] = {
     "alone": {"n_models": 1, "n_rewards": 1, "n_critics": 1},
     "min": {"critic_reduction": "min"},
     "shared": {"critic_subsets": False},
+    "reference": {"engine": "reference"},
+    "bf16": {"engine": "fused_bf16"},
 }
 COLUMNS = ("timesteps", "mean_return", "std_return", "episodes")
 LAST = 3  # evaluations that make a final return

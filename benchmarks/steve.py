@@ -26,6 +26,7 @@ from sb3_ext.ensembles import EnsembleMLP
 from sb3_ext.inference import linear
 
 BATCH, BAR = 256, 6.0
+PEER, JUDGED = "TD3 of Stable-Baselines3", "STEVE, H=3, 4 x 4 x 4"
 
 
 def made(cls: Any, width: int = 256, batch_size: int = BATCH, **given: Any) -> Any:
@@ -75,19 +76,24 @@ def ratios(found: Mapping[str, list[float]], base: str) -> dict[str, str]:
     return told
 
 
-def updates(rounds: int) -> float:
-    """The table of the bar; returns the median of STEVE with H=3."""
-    models = {"TD3 of Stable-Baselines3": made(sb3.TD3), "MVE, H=3": made(MVE)}
+def timed_updates(rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of five updates by name, one a round."""
+    models = {PEER: made(sb3.TD3), "MVE, H=3": made(MVE)}
     models |= {f"STEVE, H={h}, 4 x 4 x 4": made(STEVE, horizon=h) for h in (1, 3, 5)}
     models["STEVE, H=3, critic_subsets=False"] = made(STEVE, critic_subsets=False)
     calls = {n: lambda m=model: m.train(5, BATCH) for n, model in models.items()}
-    found = in_turns(calls, rounds, 1)
-    told = ratios(found, "TD3 of Stable-Baselines3")
+    return in_turns(calls, rounds, 1)
+
+
+def updates(rounds: int) -> float:
+    """The table of the bar; returns the median of STEVE with H=3."""
+    found = timed_updates(rounds)
+    told = ratios(found, PEER)
     print("| an update of | CPU ms, median | over TD3's, median [least, most] |")
     print("| --- | --: | --: |")
     for name, times in found.items():
         print(f"| {name} | {statistics.median(times) / 5:.1f} | {told[name]} |")
-    return float(told["STEVE, H=3, 4 x 4 x 4"].split("**")[1])
+    return float(told[JUDGED].split("**")[1])
 
 
 def parts(rounds: int) -> None:
