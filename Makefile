@@ -5,7 +5,7 @@ VENV ?= .venv
 WORKERS ?= 2
 DEMO_ARGS ?=
 TEST_ARGS ?=
-BENCH ?= throughput
+BENCH ?= bench
 BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -49,7 +49,7 @@ format: $(STAMP)  ## repair style and formatting
 type: $(STAMP)  ## check types
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## run benchmarks/$(BENCH).py; see benchmarks/README.md (BENCH, BENCH_ARGS)
+bench: $(STAMP)  ## all figures of docs/performance.md, or benchmarks/$(BENCH).py (BENCH, BENCH_ARGS)
 	$(BIN)/python benchmarks/$(BENCH).py $(BENCH_ARGS)
 
 clean:  ## remove what tools and builds left behind; $(VENV) stays

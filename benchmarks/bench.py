@@ -182,8 +182,19 @@ def steve_updates(quick: bool) -> list[Row]:
 
 
 def growths(quick: bool) -> list[Row]:
-    """Exponents of growth; all points are in the JSON and in growth.png."""
-    return growth.exponent_rows(quick)
+    """Exponents k of time ~ x^k, with their intervals as a range."""
+    found = []
+    for sweep in growth.SWEEPS:
+        for one in growth.rows(sweep, quick=quick):
+            setting = f"x = {sweep}, {one['x'][0]:,} to {one['x'][-1]:,}"
+            variant = f"{one['what']}, {one['variant']}"
+            for name, unit in (("exponent", "exponent"), ("per_doubling", one["unit"])):
+                if one[name] is None or (name == "per_doubling" and sweep != "buffer"):
+                    continue
+                told = {"low": one[f"{name}_low"], "high": one[f"{name}_high"], "line": one}
+                unit = unit if name == "exponent" else f"{unit} / doubling"
+                found.append({**row("growth", setting, variant, one[name], unit), **told})
+    return found
 
 
 PARTS: dict[str, Callable[[bool], list[Row]]] = {
@@ -210,7 +221,10 @@ def line(one: Row) -> str:
         ratio = f"**{one['ratio']:.2f}**"
         if one["ratio_min"] is not None:
             ratio += f" [{one['ratio_min']:.2f}, {one['ratio_max']:.2f}]"
-    figure = f"{one['figure']:.2g}" if one["figure"] < 0.1 else f"{one['figure']:,.2f}"
+    small = 0 < abs(one["figure"]) < 0.01
+    figure = f"{one['figure']:.1e}" if small else f"{one['figure']:,.2f}"
+    if "low" in one:
+        figure += f" [{one['low']:.2f}, {one['high']:.2f}]"
     bar = "" if one["bar"] is None else f"{one['bar']}: {'holds' if one['holds'] else 'MISSED'}"
     shown = (one["part"], one["setting"], one["variant"], figure, one["unit"], ratio, bar)
     return f"| {' | '.join(shown)} |"
