@@ -40,9 +40,7 @@ import vec_env
 Row = dict[str, Any]
 
 
-def row(
-    part: str, setting: str, variant: str, figure: float, unit: str, **judged: Any
-) -> Row:
+def row(part: str, setting: str, variant: str, figure: float, unit: str, **judged: Any) -> Row:
     """One line of the table as plain values.
 
     :param judged: ``ratio`` with ``ratio_min`` and ``ratio_max``; and ``bar`` in words, with
@@ -87,7 +85,14 @@ def several(quick: bool) -> list[Row]:
         "sac", "hopper", rounds, block, gradient_steps=8, variants=with_sbx("sac")
     )
     return [
-        row("8 updates a call", "sac, hopper", one["variant"], one["ms"], "CPU ms", **ratio_of(one, None))
+        row(
+            "8 updates a call",
+            "sac, hopper",
+            one["variant"],
+            one["ms"],
+            "CPU ms",
+            **ratio_of(one, None),
+        )
         for one in found
     ]
 
@@ -139,7 +144,9 @@ def buffers(quick: bool) -> list[Row]:
     """Storing and drawing by the compact buffer."""
     transitions, rounds = (2_000, 1) if quick else (200_000, 11)
     return [
-        row("buffer", one["what"], one["variant"], one["microseconds"], "CPU us", ratio=one["ratio"])
+        row(
+            "buffer", one["what"], one["variant"], one["microseconds"], "CPU us", ratio=one["ratio"]
+        )
         for one in replay_memory.time_rows(transitions, rounds)
         if not one["left_out"]
     ]

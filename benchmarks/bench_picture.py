@@ -44,7 +44,9 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     for where, head in heads:
         axes.text(0, where, f" {head}", fontsize=8, weight="bold", va="center")
     axes.set_ylim(at, -1)
-    axes.set_xlabel("peer's time / this one's (above 1 is faster); red: the bar; line: the rounds' range")
+    axes.set_xlabel(
+        "peer's time / this one's, above 1 is faster; red: the bar; line: the rounds' range"
+    )
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(path, dpi=110)

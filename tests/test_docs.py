@@ -16,6 +16,7 @@ from tests.environments import make_env
 
 ROOT = Path(__file__).parents[1]
 LFIW = ROOT / "docs" / "methods" / "lfiw.md"
+PERFORMANCE = ROOT / "docs" / "performance.md"
 METHODS = sorted((ROOT / "docs" / "methods").glob("*.md"))
 GUIDES = sorted((ROOT / "docs" / "guide").glob("*.md"))
 PAGES = [
@@ -97,7 +98,7 @@ def test_the_index_links_every_page():
     assert pages - {index} <= links
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *METHODS, *GUIDES], ids=relative)
+@pytest.mark.parametrize("page", [ROOT / "README.md", PERFORMANCE, *METHODS, *GUIDES], ids=relative)
 def test_every_python_block_runs(page, tmp_path):
     blocks = [code for kind, code in FENCE.findall(page.read_text("utf-8")) if kind == "python"]
     assert blocks

@@ -21,8 +21,8 @@ from sb3_ext.updates import Batch, Step
 class SAC(MaximumEntropy, SeveralCritics, sb3.SAC):
     """SB3's SAC with doors for replay, weighting and engines.
 
-    Without a sampler or weighting equal to it: to the bit with ``engine="reference"``, up to float32's
-    rounding on the fast engine that ``"auto"`` takes where it can.
+    Without a sampler or weighting equal to it: to the bit with ``engine="reference"``, up to
+    float32's rounding on the fast engine that ``"auto"`` takes where it can.
 
     ``target_update_interval`` counts gradient steps within one call of ``train``, as in SB3: with
     ``gradient_steps=1`` the target moves at every step whatever the interval.

@@ -21,8 +21,8 @@ from sb3_ext.updates import Batch, Step
 class TD3(SeveralCritics, sb3.TD3):
     """SB3's TD3 with doors for replay, weighting and engines.
 
-    Without a sampler or weighting equal to it: to the bit with ``engine="reference"``, up to float32's
-    rounding on the fast engine that ``"auto"`` takes where it can.
+    Without a sampler or weighting equal to it: to the bit with ``engine="reference"``, up to
+    float32's rounding on the fast engine that ``"auto"`` takes where it can.
 
     :param policy: as in SB3
     :param env: as in SB3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import Any
 
 import torch as th
@@ -12,7 +11,7 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtr
 from torch import Tensor, nn
 
 from sb3_ext.engines.flat import FlatAdam, FlatParameters
-from sb3_ext.engines.mlp import Dense, Watch, backward, forward, layers_of
+from sb3_ext.engines.mlp import Dense, Watch, backward, forward, groups_of, layers_of
 from sb3_ext.engines.products import Products
 from sb3_ext.errors import EngineError
 from sb3_ext.td import td_target
@@ -40,8 +39,8 @@ class FusedStep:
         self.networks = self._networks()
         self.critics = critic_layers(algorithm.critic)
         self.target_critics = critic_layers(algorithm.critic_target)
-        self.critic = FlatAdam(algorithm.critic.optimizer, parameters_of(self.critics))
-        self.critic_target = FlatParameters(parameters_of(self.target_critics))
+        self.critic = FlatAdam(algorithm.critic.optimizer, groups_of(self.critics))
+        self.critic_target = FlatParameters(groups_of(self.target_critics))
         learning = [it for name, it in self.networks.items() if not name.endswith("_target")]
         targets = [it for name, it in self.networks.items() if name.endswith("_target")]
         self._watches = Watch(learning, learns=True), Watch(targets, learns=False)
@@ -58,12 +57,8 @@ class FusedStep:
         """
 
     @abstractmethod
-    def _flats(self) -> list[FlatParameters]:
-        """All that lies in flat memory."""
-
-    @abstractmethod
-    def _layers(self) -> list[Sequence[Dense]]:
-        """All networks' layers."""
+    def _memory(self) -> list[tuple[FlatParameters, list[Dense]]]:
+        """All that lies in flat memory, and the layers that it is of."""
 
     @abstractmethod
     def _networks(self) -> dict[str, nn.Module]:
@@ -77,16 +72,19 @@ class FusedStep:
         :return: False if the model has other networks than this step was made for
         :raises EngineError: if somebody hooked into them, or changed the optimiser
         """
-        if any(getattr(self.algorithm, name) is not it for name, it in self.networks.items()):
+        of = self.algorithm
+        if any(getattr(of, name) is not it for name, it in self.networks.items()):
+            return False
+        known = [flat.optimizer for flat, _ in self._memory() if isinstance(flat, FlatAdam)]
+        if known != of.optimizers()[: len(known)]:
             return False
         self._require()
-        flats = self._flats()
-        if not all(flat.holds() for flat in flats):
-            for flat in flats:
+        memory = self._memory()
+        if not all(flat.holds() for flat, _ in memory):
+            for flat, layers in memory:
                 flat.bind()
-            for layers in self._layers():
                 for layer in layers:
-                    layer.bind()
+                    layer.bind(flat)
         return True
 
     def _require(self) -> None:
@@ -124,6 +122,12 @@ class FusedStep:
         least = th.cat(values, dim=1).amin(dim=1, keepdim=True) if len(values) > 1 else values[0]
         discounts = self.algorithm.gamma if batch.discounts is None else batch.discounts
         return td_target(batch.rewards, batch.dones, discounts, least + bonus)
+
+    def variants_target(self, batch: Batch) -> Tensor:
+        """The target ``[B, 1]`` of a subclass that has its own, and may differentiate on the way."""
+        with th.enable_grad():
+            target: Tensor = self.algorithm.bellman_target(batch)
+        return target.detach()
 
     def learn_critics(self, rows: Tensor, target: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """The critics' step down the weighted loss.
@@ -173,8 +177,3 @@ def require_plain_features(network: Any) -> None:
     plain = type(extractor) in (FlattenExtractor, CombinedExtractor)
     if not plain or next(extractor.parameters(), None) is not None:
         raise EngineError(f"observations go through {type(extractor).__name__} first")
-
-
-def parameters_of(networks: Sequence[Sequence[Dense]]) -> list[nn.Parameter]:
-    """All parameters of some networks, in the order in which flat memory holds them."""
-    return [one for layers in networks for layer in layers for one in layer.parameters()]

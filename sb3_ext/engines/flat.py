@@ -15,23 +15,74 @@ from torch import Tensor, nn
 
 from sb3_ext.errors import EngineError
 
+#: Parameters that are to lie one after the other, such as weights of layers that see the same rows.
+Group = Sequence[nn.Parameter]
 
-def side_by_side(tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """One flat copy of some tensors, and views of it in their shapes."""
-    flat = th.cat([tensor.detach().reshape(-1) for tensor in tensors])
-    parts = flat.split([tensor.numel() for tensor in tensors])
-    return flat, [part.view_as(one) for part, one in zip(parts, tensors, strict=True)]
+_ALIGNED = 16  # numbers; groups begin at 64 bytes, where vector instructions like them
+
+
+class Layout:
+    """Where in one piece of memory each of some parameters lies.
+
+    :param groups: each parameter once; between groups there is room that stays 0
+    """
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self.parameters = [parameter for group in groups for parameter in group]
+        self.starts: list[int] = []
+        self.size = 0
+        for group in groups:
+            for parameter in group:
+                self.starts.append(self.size)
+                self.size += parameter.numel()
+            self.size = -(-self.size // _ALIGNED) * _ALIGNED
+
+    def place(self, tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """A copy of tensors, one a parameter, in one piece, and its parts in their shapes."""
+        first = tensors[0]
+        flat = th.zeros(self.size, dtype=first.dtype, device=first.device)
+        parts = self.parts(flat)
+        for part, tensor in zip(parts, tensors, strict=True):
+            part.copy_(tensor.detach())
+        return flat, parts
+
+    def parts(self, flat: Tensor) -> list[Tensor]:
+        """The parameters' parts of one piece of memory ``[size]``, in their shapes."""
+        held: Any = flat
+        if flat.device.type == "cpu":
+            # Through NumPy, each part is a storage of its own: a view would take all of the memory
+            # along wherever it is pickled.
+            held = flat.numpy()
+        found = []
+        for start, parameter in zip(self.starts, self.parameters, strict=True):
+            part = held[start : start + parameter.numel()]
+            found.append(th.as_tensor(part).view(parameter.shape))
+        return found
+
+    def together(self, flat: Tensor, group: Group) -> Tensor:
+        """The part ``[sum of first dimensions, ...]`` of a group's parameters, as one."""
+        start = next(
+            start
+            for start, parameter in zip(self.starts, self.parameters, strict=True)
+            if parameter is group[0]
+        )
+        shape = (sum(len(one) for one in group), *group[0].shape[1:])
+        return flat[start : start + sum(one.numel() for one in group)].view(shape)
 
 
 class FlatParameters:
-    """The parameters of a network in one piece of memory.
+    """The parameters of networks in one piece of memory.
 
-    :param parameters: in the order in which they are to lie; each once
+    :param groups: in the order in which they are to lie; each parameter once
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        self.parameters = list(parameters)
-        self.flat = th.zeros(0)
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self.layout = Layout(groups)
+        self.parameters = self.layout.parameters
+        for parameter in self.parameters:
+            if parameter.dtype not in (th.float32, th.float64):
+                raise EngineError(f"parameters are of {parameter.dtype}")
+        self.flat = self.gradient = th.zeros(0)
         self._addresses: list[int] = []
 
     def holds(self) -> bool:
@@ -40,11 +91,18 @@ class FlatParameters:
 
     def bind(self) -> None:
         """Move them side by side; their values stay."""
-        self.flat, views = side_by_side(self.parameters)
-        for parameter, view in zip(self.parameters, views, strict=True):
-            parameter.data = view
-            parameter.grad = None
-        self._addresses = [view.data_ptr() for view in views]
+        self.flat, parts = self.layout.place(self.parameters)
+        for parameter, part in zip(self.parameters, parts, strict=True):
+            parameter.data = part
+        self._addresses = [parameter.data_ptr() for parameter in self.parameters]
+
+    def weights_of(self, group: Group) -> Tensor:
+        """A group's numbers as one tensor."""
+        return self.layout.together(self.flat, group)
+
+    def gradients_of(self, group: Group) -> Tensor:
+        """Where a group's gradients are to be written; for a target network an empty tensor."""
+        return self.layout.together(self.gradient, group) if len(self.gradient) else self.gradient
 
     def follow(self, online: FlatParameters, tau: float) -> None:
         """``target <- (1 - tau) * target + tau * online``, in SB3's order of rounding.
@@ -62,19 +120,18 @@ class FlatAdam(FlatParameters):
     that is set on it counts.
 
     :param optimizer: whose step this is
-    :param parameters: all that it steps, in the order in which they are to lie
+    :param groups: all that it steps, in the order in which they are to lie
     :raises EngineError: for another optimiser, or options that this step does not have
     """
 
-    def __init__(self, optimizer: th.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> None:
-        super().__init__(parameters)
+    def __init__(self, optimizer: th.optim.Optimizer, groups: Sequence[Group]) -> None:
+        super().__init__(groups)
         self.optimizer = optimizer
         self._require_plain()
         stepped = optimizer.param_groups[0]["params"]
         if {id(one) for one in stepped} != {id(one) for one in self.parameters}:
             raise EngineError("an optimiser steps other parameters than the network's")
         self.group = optimizer.param_groups[0]
-        self.gradient = th.zeros(0)
         self._moments: tuple[Tensor, Tensor] = (th.zeros(0), th.zeros(0))
         self._steps = th.zeros(0)
         self._state: list[dict[str, Tensor]] = []
@@ -104,21 +161,19 @@ class FlatAdam(FlatParameters):
             raise EngineError(
                 "an optimiser has taken different numbers of steps for its parameters"
             )
-        first, firsts = side_by_side([state["exp_avg"] for state in held])
-        second, seconds = side_by_side([state["exp_avg_sq"] for state in held])
+        first, firsts = self.layout.place([state["exp_avg"] for state in held])
+        second, seconds = self.layout.place([state["exp_avg_sq"] for state in held])
         self.gradient = th.zeros_like(self.flat)
-        gradients = self.gradient.split([one.numel() for one in self.parameters])
         self._moments, self._steps = (first, second), counts.to(self.flat.device)
         self._state = []
-        for index, parameter in enumerate(self.parameters):
-            state = {
-                "step": self._steps[index],
-                "exp_avg": firsts[index],
-                "exp_avg_sq": seconds[index],
-            }
+        moments = zip(
+            self.parameters, firsts, seconds, self.layout.parts(self.gradient), strict=True
+        )
+        for index, (parameter, one, other, gradient) in enumerate(moments):
+            state = {"step": self._steps[index], "exp_avg": one, "exp_avg_sq": other}
             self.optimizer.state[parameter] = state
             self._state.append(state)
-            parameter.grad = gradients[index].view_as(parameter)
+            parameter.grad = gradient
 
     def step(self) -> None:
         """Adam's step down ``gradient``."""

@@ -6,7 +6,7 @@ import torch as th
 from torch import Tensor, nn
 
 from sb3_ext.engines.flat import FlatAdam
-from sb3_ext.engines.mlp import Watch, backward, forward, layers_of
+from sb3_ext.engines.mlp import Watch, backward, forward, groups_of, layers_of
 from sb3_ext.engines.products import Products
 from sb3_ext.errors import EngineError
 
@@ -26,9 +26,7 @@ class FusedMLP:
         self.products = products
         self.layers = layers_of(network)
         self._watch = Watch([network], learns=True)
-        self._adam = FlatAdam(
-            optimizer, [one for layer in self.layers for one in layer.parameters()]
-        )
+        self._adam = FlatAdam(optimizer, groups_of([self.layers]))
         self._seen: list[Tensor] = []
 
     def ready(self) -> bool:
@@ -38,7 +36,7 @@ class FusedMLP:
             if not self._adam.holds():
                 self._adam.bind()
                 for layer in self.layers:
-                    layer.bind()
+                    layer.bind(self._adam)
         except EngineError:
             return False
         return True

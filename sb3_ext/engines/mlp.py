@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch as th
 from torch import Tensor, nn
 
+from sb3_ext.engines.flat import FlatParameters
 from sb3_ext.engines.products import Products
 from sb3_ext.errors import EngineError
 
@@ -27,21 +28,18 @@ class Dense:
         self.modules = modules
         self.weight = self.bias = self.weight_gradient = self.bias_gradient = th.zeros(0)
 
-    def parameters(self) -> list[nn.Parameter]:
-        """In the order that ``bind`` needs: all weights, then all biases."""
+    def groups(self) -> list[list[nn.Parameter]]:
+        """All weights, and all biases: each is to lie in one piece."""
         # As a dict, since nn.Linear types its bias as a mere tensor.
         held = [dict(module.named_parameters()) for module in self.modules]
-        return [one[name] for name in ("weight", "bias") for one in held]
+        return [[one[name] for one in held] for name in ("weight", "bias")]
 
-    def bind(self) -> None:
+    def bind(self, memory: FlatParameters) -> None:
         """Look again where the parameters and their gradients lie."""
-        self.weight = _together([one.weight.data for one in self.modules])
-        self.bias = _together([one.bias.data for one in self.modules])
-        gradients = [one.grad for one in self.parameters() if one.grad is not None]
-        if gradients:  # a target network has none
-            count = len(self.modules)
-            self.weight_gradient = _together(gradients[:count])
-            self.bias_gradient = _together(gradients[count:])
+        weights, biases = self.groups()
+        self.weight, self.bias = memory.weights_of(weights), memory.weights_of(biases)
+        self.weight_gradient = memory.gradients_of(weights)
+        self.bias_gradient = memory.gradients_of(biases)
 
     def learn(self, rows: Tensor, gradient: Tensor, products: Products = PLAIN) -> None:
         """Write the gradients of weight and bias.
@@ -51,13 +49,6 @@ class Dense:
         """
         products.weight_gradient(gradient, rows, out=self.weight_gradient)
         th.sum(gradient, 0, out=self.bias_gradient)
-
-
-def _together(tensors: list[Tensor]) -> Tensor:
-    """The view of tensors that lie one after the other in memory, as one along dimension 0."""
-    first = tensors[0]
-    size = (sum(len(one) for one in tensors), *first.shape[1:])
-    return first.as_strided(size, first.stride())
 
 
 def forward(layers: Sequence[Dense], rows: Tensor, products: Products = PLAIN) -> list[Tensor]:
@@ -117,6 +108,11 @@ def input_gradient(
     return products.input_gradient(gradient, layers[0].weight[:, first_column:].contiguous())
 
 
+def groups_of(networks: Sequence[Sequence[Dense]]) -> list[list[nn.Parameter]]:
+    """All parameters of some networks, in the order in which flat memory holds them."""
+    return [group for layers in networks for layer in layers for group in layer.groups()]
+
+
 def through_relu(gradient: Tensor, outputs: Tensor) -> Tensor:
     """A ReLU's input gradient ``[n, d]``: of the outputs' gradient what has an output above 0."""
     found: Tensor = th.ops.aten.threshold_backward(gradient, outputs, 0)
@@ -162,9 +158,6 @@ def dense(*modules: nn.Module) -> Dense:
             raise EngineError(f"a layer is {type(module).__name__}, no plain Linear")
         if module.bias is None:
             raise EngineError("a linear layer has no bias")
-        for parameter in (module.weight, module.bias):
-            if not parameter.is_floating_point():
-                raise EngineError(f"parameters are of {parameter.dtype}")
         layers.append(module)
     return Dense(*layers)
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch as th
 from stable_baselines3.sac.policies import Actor
 from torch import Tensor, nn
 
-from sb3_ext.engines.actor_critic import FusedStep, parameters_of, require_plain_features
+from sb3_ext.engines.actor_critic import FusedStep, require_plain_features
 from sb3_ext.engines.flat import FlatAdam, FlatParameters
 from sb3_ext.engines.gaussian import draw, parameter_gradient
-from sb3_ext.engines.mlp import Dense, backward, dense, forward, input_gradient, layers_of
+from sb3_ext.engines.mlp import (
+    Dense,
+    backward,
+    dense,
+    forward,
+    groups_of,
+    input_gradient,
+    layers_of,
+)
 from sb3_ext.engines.products import Products
 from sb3_ext.errors import EngineError
 from sb3_ext.updates import Batch, Step
@@ -38,22 +45,23 @@ class FusedSAC(FusedStep):
     def __init__(self, algorithm: SAC, base: type[SAC], products: Products) -> None:
         super().__init__(algorithm, base, products)
         self.actor_layers = actor_layers(algorithm)
-        self.actor = FlatAdam(algorithm.actor.optimizer, parameters_of([self.actor_layers]))
+        self.actor = FlatAdam(algorithm.actor.optimizer, groups_of([self.actor_layers]))
         self.alpha: FlatAdam | None = None
         optimizer, log_alpha = algorithm.ent_coef_optimizer, algorithm.log_ent_coef
         if optimizer is not None and log_alpha is not None:
-            self.alpha = FlatAdam(optimizer, [cast(nn.Parameter, log_alpha)])
+            self.alpha = FlatAdam(optimizer, [[cast(nn.Parameter, log_alpha)]])
 
     def _networks(self) -> dict[str, nn.Module]:
         of = self.algorithm
         return {"actor": of.actor, "critic": of.critic, "critic_target": of.critic_target}
 
-    def _flats(self) -> list[FlatParameters]:
-        learned = [] if self.alpha is None else [self.alpha]
-        return [self.actor, self.critic, self.critic_target, *learned]
-
-    def _layers(self) -> list[Sequence[Dense]]:
-        return [self.actor_layers, *self.critics, *self.target_critics]
+    def _memory(self) -> list[tuple[FlatParameters, list[Dense]]]:
+        found: list[tuple[FlatParameters, list[Dense]]] = [
+            (self.actor, self.actor_layers),
+            (self.critic, [layer for net in self.critics for layer in net]),
+            (self.critic_target, [layer for net in self.target_critics for layer in net]),
+        ]
+        return found if self.alpha is None else [*found, (self.alpha, [])]
 
     def ready(self) -> bool:
         """As of all; the entropy coefficient must be the tensor that it was, too."""
@@ -79,7 +87,7 @@ class FusedSAC(FusedStep):
             bonus = -alpha * log_prob[n:]
             target = self.target(batch, following[0], drawn.actions[n:], bonus)
         else:
-            target = of.bellman_target(batch)
+            target = self.variants_target(batch)
         own = drawn.first(n)
         log_prob = log_prob[:n]
         metrics = {"ent_coef": alpha, **self._learn_alpha(log_prob)}
@@ -105,8 +113,8 @@ class FusedSAC(FusedStep):
         if adam is None:
             return {}
         surplus = (log_prob + float(of.target_entropy)).mean()
-        loss = -adam.flat * surplus
-        adam.gradient.copy_(-surplus)
+        loss = -adam.parameters[0] * surplus
+        adam.gradient[0] = -surplus
         adam.step()
         return {"ent_coef_loss": loss}
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch as th
 from stable_baselines3.td3.policies import Actor
 from torch import Tensor, nn
 
-from sb3_ext.engines.actor_critic import FusedStep, parameters_of, require_plain_features
+from sb3_ext.engines.actor_critic import FusedStep, require_plain_features
 from sb3_ext.engines.flat import FlatAdam, FlatParameters
-from sb3_ext.engines.mlp import Dense, backward, forward, input_gradient, layers_of
+from sb3_ext.engines.mlp import Dense, backward, forward, groups_of, input_gradient, layers_of
 from sb3_ext.engines.products import Products
 from sb3_ext.errors import EngineError
 from sb3_ext.updates import Batch, Step
@@ -31,19 +30,21 @@ class FusedTD3(FusedStep):
         super().__init__(algorithm, base, products)
         self.actor_layers = actor_layers(algorithm.actor)
         self.target_layers = actor_layers(algorithm.actor_target)
-        self.actor = FlatAdam(algorithm.actor.optimizer, parameters_of([self.actor_layers]))
-        self.actor_target = FlatParameters(parameters_of([self.target_layers]))
+        self.actor = FlatAdam(algorithm.actor.optimizer, groups_of([self.actor_layers]))
+        self.actor_target = FlatParameters(groups_of([self.target_layers]))
 
     def _networks(self) -> dict[str, nn.Module]:
         of = self.algorithm
         learning: dict[str, nn.Module] = {"actor": of.actor, "critic": of.critic}
         return {**learning, "actor_target": of.actor_target, "critic_target": of.critic_target}
 
-    def _flats(self) -> list[FlatParameters]:
-        return [self.actor, self.critic, self.actor_target, self.critic_target]
-
-    def _layers(self) -> list[Sequence[Dense]]:
-        return [self.actor_layers, self.target_layers, *self.critics, *self.target_critics]
+    def _memory(self) -> list[tuple[FlatParameters, list[Dense]]]:
+        return [
+            (self.actor, self.actor_layers),
+            (self.critic, [layer for net in self.critics for layer in net]),
+            (self.actor_target, self.target_layers),
+            (self.critic_target, [layer for net in self.target_critics for layer in net]),
+        ]
 
     @th.no_grad()
     def gradient_step(self, batch: Batch, weights: Tensor) -> Step:
@@ -55,7 +56,7 @@ class FusedTD3(FusedStep):
             supposed = forward(self.target_layers, following, self.products)[-1].tanh_()
             target = self.target(batch, following, *of.smoothed(supposed))
         else:
-            target = of.bellman_target(batch)
+            target = self.variants_target(batch)
 
         errors, critic_loss = self.learn_critics(
             th.cat([features, batch.actions], dim=1), target, weights

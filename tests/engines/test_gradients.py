@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -29,15 +30,11 @@ def network(*widths: int, end: nn.Module | None = None) -> nn.Sequential:
 def bound(net: nn.Module, **options: Any) -> tuple[list[mlp.Dense], FlatAdam]:
     """The network's layers on flat memory."""
     layers = mlp.layers_of(net, **options)
-    adam = FlatAdam(th.optim.Adam(net.parameters(), lr=0.01), parameters(layers))
+    adam = FlatAdam(th.optim.Adam(net.parameters(), lr=0.01), mlp.groups_of([layers]))
     adam.bind()
     for layer in layers:
-        layer.bind()
+        layer.bind(adam)
     return layers, adam
-
-
-def parameters(layers: list[mlp.Dense]) -> list[nn.Parameter]:
-    return [one for layer in layers for one in layer.parameters()]
 
 
 def rows(width: int) -> th.Tensor:
@@ -69,8 +66,9 @@ def test_layers_that_see_the_same_rows_are_one() -> None:
     mean, spread = (nn.Linear(5, 3).double() for _ in range(2))
     both = mlp.dense(mean, spread)
     every = [*mean.parameters(), *spread.parameters()]
-    FlatAdam(th.optim.Adam(every), both.parameters()).bind()
-    both.bind()
+    adam = FlatAdam(th.optim.Adam(every), both.groups())
+    adam.bind()
+    both.bind(adam)
     seen, down = rows(5), rows(6)
     outputs = th.cat([mean(seen), spread(seen)], dim=1)
     wanted = th.autograd.grad(outputs, every, down)
@@ -158,7 +156,7 @@ def adam_pair(steps: int, **options: Any) -> tuple[nn.Module, nn.Module, FlatAda
     nets[1].load_state_dict(nets[0].state_dict())
     plain = th.optim.Adam(nets[0].parameters(), **options)
     layers = mlp.layers_of(nets[1])
-    flat = FlatAdam(th.optim.Adam(nets[1].parameters(), **options), parameters(layers))
+    flat = FlatAdam(th.optim.Adam(nets[1].parameters(), **options), mlp.groups_of([layers]))
     flat.bind()
     for step in range(steps):
         plain.param_groups[0]["lr"] = flat.optimizer.param_groups[0]["lr"] = 0.01 / (1 + step)
@@ -196,12 +194,27 @@ def test_an_optimisers_state_goes_both_ways() -> None:
 def test_a_target_follows_by_its_share() -> None:
     online, target = network(2, 3, 1), network(2, 3, 1)
     before = [one.detach().clone() for one in target.parameters()]
-    flats = [FlatParameters(list(net.parameters())) for net in (online, target)]
+    flats = [FlatParameters([[one] for one in net.parameters()]) for net in (online, target)]
     for flat in flats:
         flat.bind()
     flats[1].follow(flats[0], 0.25)
     for old, new, wanted in zip(before, target.parameters(), online.parameters(), strict=True):
         th.testing.assert_close(new, 0.75 * old + 0.25 * wanted)
+
+
+def test_a_tensor_takes_only_its_own_numbers_along() -> None:
+    """As a view of all of the memory it would be pickled with all of it."""
+    net = network(30, 40, 2)
+    alone = len(pickle.dumps(net[0]))
+    bound(net)
+    kept = net[0].weight.detach().clone()
+    assert len(pickle.dumps(net[0])) < 2.1 * alone + 500  # with its gradient
+    th.testing.assert_close(pickle.loads(pickle.dumps(net[0])).weight, kept)
+
+
+def test_numbers_that_no_product_is_made_of_are_refused() -> None:
+    with pytest.raises(EngineError, match=r"parameters are of torch\.bfloat16"):
+        FlatParameters([list(network(2, 3).bfloat16().parameters())])
 
 
 def frozen(net: nn.Module) -> None:
@@ -258,4 +271,4 @@ def test_other_networks_are_named(net: nn.Module, sentence: str) -> None:
 def test_other_optimisers_are_named(made: Callable[[Any], Any], sentence: str) -> None:
     net = network(2, 3, 1)
     with pytest.raises(EngineError, match=sentence):
-        FlatAdam(made(net.parameters()), list(net.parameters()))
+        FlatAdam(made(net.parameters()), [list(net.parameters())])

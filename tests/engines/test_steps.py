@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -307,6 +308,36 @@ def test_the_zip_is_no_larger(tmp_path: Path) -> None:
         made(SAC, engine, policy_kwargs={"net_arch": [64, 64]}).learn(60).save(tmp_path / engine)
         sizes.append((tmp_path / f"{engine}.zip").stat().st_size)
     assert sizes[1] < 1.05 * sizes[0]
+
+
+@pytest.mark.parametrize("cls", [SAC, TD3])
+def test_a_pickled_policy_is_no_larger(cls: Any) -> None:
+    """Or one that is sent to a worker process would drag all networks along with each tensor."""
+    nets = {"policy_kwargs": {"net_arch": [64, 64]}}
+    models = [made(cls, engine, **nets).learn(60) for engine in ("reference", "fused")]
+    sizes = [len(pickle.dumps(model.policy)) for model in models]
+    assert sizes[1] < 1.5 * sizes[0]  # gradients of critic and actor are there in both
+    copied = pickle.loads(pickle.dumps(models[1].policy))
+    for mine, theirs in zip(copied.parameters(), models[1].policy.parameters(), strict=True):
+        assert th.equal(mine, theirs)
+
+
+def test_an_optimiser_put_in_afterwards_is_stepped() -> None:
+    model = made(TD3, "fused").learn(50)
+    model.critic.optimizer = th.optim.Adam(model.critic.parameters(), lr=1e-3)
+    model.learn(10, reset_num_timesteps=False)
+    assert isinstance(model.stepper(), FusedStep)
+    assert {float(s["step"]) for s in model.critic.optimizer.state.values()} == {10}
+
+
+def test_a_variants_target_may_differentiate() -> None:
+    class Differentiates(TD3):
+        def bellman_target(self, batch: Any) -> th.Tensor:
+            leaf = th.ones_like(batch.rewards, requires_grad=True)
+            (gradient,) = th.autograd.grad((leaf * batch.rewards).sum(), leaf)
+            return gradient * leaf
+
+    made(Differentiates, "fused").learn(40)
 
 
 def test_a_policy_put_in_afterwards_is_learned() -> None:
