@@ -5,13 +5,12 @@
     make bench BENCH_ARGS=--quick                        # tiny, to see that it runs
     python benchmarks/bench.py --check                   # exit status 1 if a bar does not hold
 
-It runs the other scripts' measurements one after the other, and says how each is made in the
-script of its name: ``updates`` and ``several`` are throughput.py's, with SBX beside it where that is
-installed; ``errors`` engine_errors.py's, ``memory`` and ``buffers`` replay_memory.py's, ``steve``
-steve.py's; ``end_to_end``, ``vec_env`` and ``growth`` bear their script's name. A ratio is
-peer's figure / this one's, the median over the rounds with its range, and the peer is the row of
-its group that has ratio 1. The scripts of BCQ and ACER want peers of their own in other processes
-and stay apart.
+It runs the other scripts' measurements one after the other; how each is made stands in its script.
+``updates`` and ``several`` are throughput.py's, with SBX beside it where that is installed;
+``errors`` is engine_errors.py's, ``memory`` and ``buffers`` are replay_memory.py's; the others bear
+their script's name. A ratio is peer's figure / this one's, the median over the rounds with its
+range, and the peer is the first row of its group. The scripts of BCQ and ACER want peers of their
+own in other processes and stay apart.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ class FusedStep:
         return td_target(batch.rewards, batch.dones, discounts, least + bonus)
 
     def variants_target(self, batch: Batch) -> Tensor:
-        """The target ``[B, 1]`` of a subclass that has its own, and may differentiate on the way."""
+        """The target ``[B, 1]`` of a subclass that has its own and may differentiate inside."""
         with th.enable_grad():
             target: Tensor = self.algorithm.bellman_target(batch)
         return target.detach()
