@@ -9,7 +9,8 @@ row of the first table is a fresh process, one after the other: it makes a SAC, 
 through ``add`` with episodes of one length, which end in turns by a termination and a time limit,
 and does some updates. The figure is the peak of its resident memory less what it was before the
 model was made, with everything imported; networks, optimisers and PyTorch's own are in it. What the
-machine has no memory for is left out, with a sentence.
+machine has no memory for is left out, with a sentence. Where cpprb is installed, its buffer is a
+row, too, with float32 and ``next_of``.
 
 The second table is CPU time in one process: blocks of ``add`` and of ``sample(256)`` on full rings,
 SB3's and ours in turns, in reversed order every other round. A ratio is SB3's time / this one's, so
@@ -20,6 +21,7 @@ the noise.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import statistics
 import subprocess
@@ -55,6 +57,9 @@ VARIANTS: dict[str, tuple[Any, dict[str, Any], int]] = {
     "SAC": (sb3_ext.SAC, {}, 2),
     "SAC, CompactReplayBuffer": (sb3_ext.SAC, COMPACT, 1),
 }
+PEER = "stock SAC's networks, cpprb's buffer"
+if importlib.util.find_spec("cpprb"):
+    VARIANTS[PEER] = (stable_baselines3.SAC, {}, 1)
 
 
 class Spaces(throughput.SpacesOnly):
@@ -103,13 +108,38 @@ def build(label: str, transitions: int) -> Any:
     return model
 
 
+class PeerBuffer:
+    """cpprb's buffer under SB3's ``add``: float32, and ``next_of``, its own way to share."""
+
+    def __init__(self, transitions: int) -> None:
+        made = importlib.import_module("cpprb").ReplayBuffer
+        kinds: dict[str, dict[str, Any]] = {"rew": {}, "done": {}, "limit": {}}
+        kinds["obs"] = {"shape": (OBSERVATION,), "dtype": np.float32}
+        kinds["act"] = {"shape": (ACTION,), "dtype": np.float32}
+        self.held = made(transitions, kinds, next_of=("obs",))
+
+    def add(self, seen: Any, after: Any, action: Any, reward: Any, done: Any, infos: Any) -> None:
+        """As ``ReplayBuffer.add`` of SB3 for one environment; cpprb must be told of the end."""
+        limit = float(infos[0]["TimeLimit.truncated"])
+        told = {"act": action[0], "rew": reward[0], "done": float(done[0]), "limit": limit}
+        self.held.add(obs=seen[0], next_obs=after[0], **told)
+        if done[0]:
+            self.held.on_episode_end()
+
+
 def peak_here(label: str, length: int, transitions: int) -> float:
     """Bytes of the peak in this process, less those before the model was made."""
     torch.set_num_threads(1)
     episodes = Episodes(length)
+    buffer: Any = None
+    if label == PEER:
+        importlib.import_module("cpprb")  # what importing takes is not the buffer's
     before = memory.peak_bytes()
-    model = build(label, transitions)
-    episodes.add(model.replay_buffer, transitions)
+    model = build(label, transitions if label != PEER else 10 * BATCH_SIZE)
+    if label == PEER:  # beside stock SAC's networks, so that the rows are comparable
+        buffer = PeerBuffer(transitions)
+        episodes.add(buffer, transitions)
+    episodes.add(model.replay_buffer, model.replay_buffer.buffer_size)
     throughput.update(model, UPDATES)
     return memory.peak_bytes() - before
 
