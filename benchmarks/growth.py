@@ -1,0 +1,418 @@
+"""How the price of an update grows: with batch, width, environments, buffer and ensemble.
+
+    python benchmarks/growth.py                          # all sweeps, about five minutes, 2 GiB
+    python benchmarks/growth.py --sweeps buffer --rounds 31
+    python benchmarks/growth.py --quick                  # tiny sweeps, to see that it runs
+
+How it measures. All points of a sweep (a size of one algorithm) live in one process with one torch
+thread and take turns, in reversed order every other round, with the garbage collector off. A turn
+is as many calls of ``train(gradient_steps=1)`` as fit into some hundredths of a second, at least
+one; what is timed is the CPU time of the process. A figure is the median over the rounds. Sizes are
+Hopper's, batches 256, hidden layers 256 x 256 and the buffer 100,000 transitions and full, unless
+the sweep says otherwise.
+
+The exponent k of time ~ x^k is the slope of a least-squares line through the logarithms, over the
+upper half of the range (on its log scale), where what a call costs whatever its size weighs
+least. Its interval is the middle 95 % of bootstrap samples of the rounds: it says how sure the slope
+is, not that the law is a power.
+
+Of the buffer, three things can grow: the algorithm (levels of PER's tree), the misses of the caches
+(random reads of more memory), and nothing else. Two lines keep them apart. SB3's own uniform
+``sample`` draws by one random number a row whatever the size, so its growth is misses alone; what a
+sampler costs beyond it is the difference of the same round. And PER with all its mass in the
+newest 10,000 transitions has all levels to go down but always reads the same few pages. Each of
+these draws follows an update of stock SAC, as in training, so that the caches are full of networks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import itertools
+import json
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import throughput
+import torch
+from growth_report import picture, tables
+from replay_variants import CLOCK, OurSampler
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import DummyVecEnv
+from throughput import BATCH_SIZE, SEED, Variant
+
+from sb3_ext.plugins.ere.config import EmphasizeRecent
+from sb3_ext.plugins.per.config import Prioritized
+from sb3_ext.replay.split import draw_split
+from sb3_ext.replay.storage import Replay
+
+Row = dict[str, Any]
+Call = Callable[[], object]
+Line = tuple[str, str]  # what is timed, and of whom
+
+BUFFER, FAST, HOT = 100_000, 5_000, 10_000  # transitions
+WIDTH = 256
+ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+OURS = "sb3_ext.algorithms.sac:SAC"
+STOCK = Variant("stock SAC", "stable_baselines3.sac.sac:SAC")
+PER = Variant("SAC, PER", OURS, {"replay": "per"})
+ERE = Variant("SAC, ERE", OURS, {"replay": "ere"})
+LFIW = Variant("LFIWSAC", "sb3_ext.plugins.lfiw.algorithms:LFIWSAC", {"fast_buffer_size": FAST})
+VARIANTS = (STOCK, Variant("SAC", OURS), LFIW, PER)
+POINTS: dict[str, tuple[int, ...]] = {
+    "batch": (32, 64, 128, 256, 512, 1024, 2048, 4096),
+    "width": (32, 64, 128, 256, 512, 1024, 2048),
+    "envs": (1, 2, 4, 8, 16, 32, 64),
+    "buffer": (10_000, 30_000, 100_000, 300_000, 1_000_000),
+    "members": (1, 2, 3, 4, 6, 8),
+}
+QUICK: dict[str, tuple[int, ...]] = {
+    "batch": (16, 32, 64),
+    "width": (16, 32, 64),
+    "envs": (1, 2, 4),
+    "buffer": (10_000, 20_000, 40_000),
+    "members": (1, 2),
+}
+#: What x is, and rounds for each that was asked for: dear sweeps take fewer, subtle ones more.
+SWEEPS = {
+    "batch": ("transitions in a batch", 1.0),
+    "width": ("width of both hidden layers", 0.6),
+    "envs": ("environments", 1.0),
+    "buffer": ("transitions in the buffer", 2.0),
+    "members": ("members of STEVE's ensembles", 1.0),
+}
+
+
+def exponent(x: Sequence[float], y: Any) -> Any:
+    """The k of ``y ~ x^k``: the slope of the least-squares line through the logarithms.
+
+    :param x: ``[n]``, > 0 and not all alike
+    :param y: ``[..., n]``, in any unit
+    :return: ``[...]``; NaN where a ``y`` is not positive
+    """
+    positive = np.where(np.asarray(y) > 0, y, np.nan)
+    return slope(np.log(x), np.log(positive))
+
+
+def slope(x: Any, y: Any) -> Any:
+    """Of the least-squares line: ``x`` is ``[n]``, ``y`` ``[..., n]``, the answer ``[...]``."""
+    apart = np.asarray(x, dtype=float) - np.mean(x)
+    return (np.asarray(y) * apart).sum(axis=-1) / (apart**2).sum()
+
+
+def upper_half(x: Sequence[float]) -> int:
+    """Where the upper half of a range begins on its log scale; it keeps two points or more."""
+    middle = np.sqrt(min(x) * max(x))
+    return min(int(np.searchsorted(np.asarray(x), middle * (1 - 1e-9))), len(x) - 2)
+
+
+def line(
+    sweep: str, named: Line, unit: str, x: Sequence[int], times: np.ndarray, draws: int = 500
+) -> Row:
+    """One line of a table, and of a panel, as plain values.
+
+    :param named: what is timed, and of whom
+    :param unit: of the times
+    :param x: ``[points]``
+    :param times: ``[rounds, points]``
+    :param draws: bootstrap samples of whole rounds, so that what disturbed a round stays together
+    """
+    start, (what, variant) = upper_half(x), named
+    chosen = np.random.default_rng(SEED).integers(len(times), size=(draws, len(times)))
+    samples = np.median(times[chosen], axis=1)  # [draws, points]
+    middle = np.median(times, axis=0)
+    low, high = np.quantile(times, (0.25, 0.75), axis=0)
+    row: Row = {"sweep": sweep, "what": what, "variant": variant, "unit": unit, "x": list(x)}
+    row |= {"median": middle.tolist(), "low": low.tolist(), "high": high.tolist()}
+    row |= {"fit_from": x[start], "rounds": len(times)}
+    fits: dict[str, Callable[[np.ndarray], Any]] = {
+        "exponent": lambda y: exponent(x[start:], y[..., start:]),
+        "per_doubling": lambda y: slope(np.log2(x), y),
+    }
+    for name, fit in fits.items():
+        bounds = np.quantile(fit(samples), (0.025, 0.975))
+        for key, value in zip(("", "_low", "_high"), (fit(middle), *bounds), strict=True):
+            row[name + key] = float(value) if np.isfinite(value) else None
+    return row
+
+
+def filled(transitions: int, n_envs: int = 1) -> ReplayBuffer:
+    """A full ring of Hopper's size; models share its arrays.
+
+    :param transitions: of all environments together
+    """
+    env = throughput.SpacesOnly(*throughput.SIZES["hopper"])
+    spaces = env.observation_space, env.action_space
+    buffer = ReplayBuffer(transitions, *spaces, device="cpu", n_envs=n_envs)
+    throughput.fill(buffer, SEED)
+    return buffer
+
+
+def build(variant: Variant, held: ReplayBuffer, width: int = WIDTH) -> Any:
+    """The variant's model, which learns from a full ring.
+
+    :param held: its arrays are shared, and not copied
+    :param width: of both hidden layers
+    """
+    module, name = variant.target.split(":")
+    size = throughput.SIZES["hopper"]
+    model = getattr(importlib.import_module(module), name)(
+        "MlpPolicy",
+        DummyVecEnv([lambda: throughput.SpacesOnly(*size)] * held.n_envs),
+        buffer_size=held.buffer_size * held.n_envs,
+        policy_kwargs={"net_arch": [width, width]},
+        seed=SEED,
+        device="cpu",
+        **variant.arguments,
+    )
+    model.set_logger(configure(None, []))
+    for array in ARRAYS:
+        setattr(model.replay_buffer, array, getattr(held, array))
+    model.replay_buffer.pos, model.replay_buffer.full = 0, True
+    return model
+
+
+def updating(variant: Variant, held: ReplayBuffer, width: int = WIDTH, batch: int = 256) -> Call:
+    """An update of a new model, which has been seen to do what it is measured for."""
+    model = build(variant, held, width)
+    model.train(gradient_steps=1, batch_size=batch)
+    throughput.check_active(variant, model)
+    return lambda: model.train(gradient_steps=1, batch_size=batch)
+
+
+def in_turns(calls: Mapping[Any, Call], rounds: int, turn: float) -> dict[Any, np.ndarray]:
+    """CPU milliseconds of a call, ``[rounds]`` by name.
+
+    :param turn: CPU seconds that a turn is to take; a dear call has it alone
+    """
+    now = time.process_time
+    counts = {}
+    for name, call in calls.items():
+        start = now()
+        call()
+        took = now() - start
+        while now() - start < turn:  # the first calls are dear, and cheap ones get some more
+            before = now()
+            call()
+            took = min(took, now() - before)
+        counts[name] = max(1, int(turn / max(took, 1e-7)))
+    found = {name: np.empty(rounds) for name in calls}
+    for number in range(rounds):
+        with throughput.no_garbage_collector():
+            for name in calls if number % 2 else reversed(calls):
+                if counts[name] > 1:
+                    calls[name]()  # brings its own memory back into the caches
+                start = now()
+                for _ in range(counts[name]):
+                    calls[name]()
+                found[name][number] = 1e3 * (now() - start) / counts[name]
+    return found
+
+
+def after_updates(
+    calls: Mapping[Any, Call], update: Call, rounds: int, count: int = 8
+) -> dict[Any, np.ndarray]:
+    """CPU microseconds of a call that follows an update, ``[rounds]`` medians by name.
+
+    :param count: calls in a turn
+    """
+    found = {name: np.empty(rounds) for name in calls}
+    took = np.empty(count)
+    for number in range(-1, rounds):  # the first is thrown away
+        with throughput.no_garbage_collector():
+            for name in calls if number % 2 else reversed(calls):
+                for i in range(count):
+                    update()
+                    start = time.process_time_ns()
+                    calls[name]()
+                    took[i] = time.process_time_ns() - start
+                found[name][number] = np.median(took) / 1e3
+    return found
+
+
+def lines(sweep: str, unit: str, found: Mapping[tuple[Line, int], np.ndarray]) -> list[Row]:
+    """A row for each line, of times by what, whom and x."""
+    by_line: dict[Line, dict[int, np.ndarray]] = {}
+    for (named, x), times in found.items():
+        by_line.setdefault(named, {})[x] = times
+    return [
+        line(sweep, named, unit, list(by_x), np.stack(list(by_x.values()), axis=1))
+        for named, by_x in by_line.items()
+    ]
+
+
+def batch_rows(points: Sequence[int], rounds: int, turn: float) -> list[Row]:
+    """Against the batch size."""
+    held = filled(BUFFER)
+    calls = {(("update", v.label), n): updating(v, held, batch=n) for v in VARIANTS for n in points}
+    return lines("batch", "ms", in_turns(calls, rounds, turn))
+
+
+def width_rows(points: Sequence[int], rounds: int, turn: float) -> list[Row]:
+    """Against the width of both hidden layers; the ratio network of LFIW stays as it is."""
+    held = filled(BUFFER)
+    calls = {(("update", v.label), n): updating(v, held, width=n) for v in VARIANTS for n in points}
+    return lines("width", "ms", in_turns(calls, rounds, turn))
+
+
+def storing(model: Any) -> Call:
+    """What ``learn`` does with a step of all environments, and the sums that PER puts off."""
+    rng, n_envs = np.random.default_rng(SEED), model.n_envs
+    observations, actions = throughput.SIZES["hopper"]
+    model._last_obs = rng.random((n_envs, observations), dtype=np.float32)
+    after = rng.random((n_envs, observations), dtype=np.float32)
+    action = rng.random((n_envs, actions), dtype=np.float32)
+    reward, dones = np.ones(n_envs, np.float32), np.zeros(n_envs, bool)
+    infos: list[dict[str, Any]] = [{} for _ in range(n_envs)]
+    tree = getattr(getattr(model, "sampler", None), "tree", None)
+    if tree is not None:
+        model.tell_sampler()
+
+    def call() -> None:
+        model._store_transition(model.replay_buffer, action, after, reward, dones, infos)
+        if tree is not None:
+            _ = model.sampler.tree.total
+
+    return call
+
+
+def envs_rows(points: Sequence[int], rounds: int, turn: float) -> list[Row]:
+    """Against the number of environments, in a buffer of the same number of transitions."""
+    updates: dict[Any, Call] = {}
+    stores: dict[Any, Call] = {}
+    for n in points:
+        held = filled(BUFFER, n)
+        updates |= {(("update", v.label), n): updating(v, held) for v in VARIANTS}
+        for v in (v for v in VARIANTS if v is not LFIW):
+            stores[("store", v.label), n] = storing(build(v, filled(BUFFER, n)))
+    found = lines("envs", "ms", in_turns(updates, rounds, turn))
+    stored = in_turns(stores, rounds, turn)
+    return found + lines("envs", "us", {key: 1e3 * t / key[1] for key, t in stored.items()})
+
+
+def drawing(buffer: ReplayBuffer, sampler: Any) -> Call:
+    """A sampler's draw with its rows, and what it does with their TD errors."""
+    replay = Replay(buffer, sampler=sampler)
+    generator = torch.Generator().manual_seed(SEED)
+    errors = itertools.cycle(torch.randn(61, BATCH_SIZE, 2, generator=generator).unbind())
+    return lambda: replay.observe(replay.draw(BATCH_SIZE, CLOCK), next(errors))
+
+
+def draws(model: Any) -> dict[str, Call]:
+    """All draws of a ring: SB3's own, and what is beside or in the place of it."""
+    buffer, replay = model.replay_buffer, model.replay_view
+    per, hot = (OurSampler(model, Prioritized()).sampler for _ in range(2))
+    masses = hot.tree.leaves.copy()
+    masses[:-HOT] = 0
+    hot.tree.fill(masses)
+    rng = np.random.default_rng(SEED)
+
+    def fast() -> None:
+        newest = replay.window.newest(FAST)
+        replay.observations_and_actions(draw_split(newest, BATCH_SIZE // 2, rng, 0.1, out=False))
+
+    return {
+        "SB3's uniform": lambda: buffer.sample(BATCH_SIZE),
+        "PER": drawing(buffer, per),
+        "PER, mass in 10,000": drawing(buffer, hot),
+        "ERE": drawing(buffer, EmphasizeRecent().build(model)),
+        "LFIW's fast rows": fast,
+    }
+
+
+def buffer_rows(points: Sequence[int], rounds: int, turn: float) -> list[Row]:
+    """Against the size of the full buffer: updates, draws, and draws beyond SB3's own."""
+    updates: dict[Any, Call] = {}
+    calls: dict[Any, Call] = {}
+    for n in points:
+        held = filled(n)
+        updates |= {(("update", v.label), n): updating(v, held) for v in (*VARIANTS, ERE)}
+        model = build(VARIANTS[1], held)
+        calls |= {(("draw", name), n): call for name, call in draws(model).items()}
+    found = lines("buffer", "ms", in_turns(updates, rounds, turn))
+    drawn = after_updates(calls, updates[("update", STOCK.label), points[0]], rounds)
+    base = "SB3's uniform"
+    beyond = {
+        (("draw", f"{name}, beyond uniform"), n): times - drawn[("draw", base), n]
+        for ((_, name), n), times in drawn.items()
+        if name not in (base, "LFIW's fast rows")
+    }
+    return found + lines("buffer", "us", drawn) + lines("buffer", "us", beyond)
+
+
+def members_rows(points: Sequence[int], rounds: int, turn: float) -> list[Row]:
+    """Against the members of STEVE's world model, H=3; its four critics stay."""
+    held, target = filled(BUFFER), "sb3_ext.plugins.steve.algorithms:STEVE"
+    calls: dict[Any, Call] = {}
+    for n in points:
+        for label, rewards in (("n x n", n), ("n x 1", 1)):
+            given = {"n_models": n, "n_rewards": rewards, "model_pretraining": 10}
+            label = f"STEVE, {label}"
+            calls[("update", label), n] = updating(Variant(label, target, given), held)
+    return lines("members", "ms", in_turns(calls, rounds, turn))
+
+
+def rows(sweep: str, rounds: int = 11, quick: bool = False) -> list[Row]:
+    """A sweep's lines as plain values.
+
+    Each has ``sweep``, ``what`` (``update``, ``store`` or ``draw``), ``variant``, ``unit`` (CPU
+    ``ms``, or ``us``: a draw's, or an environment's step's that is stored), ``x``, ``median``, the
+    quartiles ``low`` and ``high`` (lists as long as ``x``), ``exponent`` (from ``fit_from`` on) and
+    ``per_doubling`` (of ``x``, in ``unit``), each with ``_low`` and ``_high``; None for no number.
+
+    :param rounds: scaled by what the sweep needs
+    """
+    points, measure = (QUICK if quick else POINTS)[sweep], globals()[f"{sweep}_rows"]
+    with warnings.catch_warnings():  # on a single environment, and windows that leave little out
+        warnings.simplefilter("ignore")
+        if quick:
+            return list(measure(points, 2, 0.002))
+        return list(measure(points, max(2, round(rounds * SWEEPS[sweep][1])), 0.04))
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sweeps", nargs="+", choices=list(SWEEPS), default=list(SWEEPS))
+    parser.add_argument("--rounds", type=int, default=11, help="scaled by what a sweep needs")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, two rounds")
+    parser.add_argument("--out", type=Path, help="folder for growth.json and growth.png")
+    arguments = parser.parse_args(argv)
+    if arguments.rounds < 2:
+        parser.error(f"--rounds must be at least 2, got {arguments.rounds}")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the tables; write them as JSON, and the picture, if there is a folder for them."""
+    arguments = parse(argv)
+    torch.set_num_threads(1)
+    told = {"machine": throughput.machine(), "versions": throughput.versions()}
+    print(f"machine: {told['machine']}; load at start {throughput.load()}")
+    print(f"versions: {told['versions']}")
+    print(
+        f"setting: 1 torch thread, Hopper's sizes, nets {WIDTH} x {WIDTH}, batch {BATCH_SIZE}, "
+        f"buffer {BUFFER:,}, fast buffer {FAST:,}, seed {SEED}"
+    )
+    found: list[Row] = []
+    for sweep in arguments.sweeps:
+        its_rows = rows(sweep, arguments.rounds, arguments.quick)
+        print("\n".join(tables(its_rows)), flush=True)
+        found += its_rows
+    print(f"\nload at end {throughput.load()}")
+    if arguments.out is not None:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        (arguments.out / "growth.json").write_text(json.dumps({**told, "rows": found}, indent=1))
+        picture(found, arguments.out / "growth.png")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
