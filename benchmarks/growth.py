@@ -13,15 +13,17 @@ the sweep says otherwise.
 
 The exponent k of time ~ x^k is the slope of a least-squares line through the logarithms, over the
 upper half of the range (on its log scale), where what a call costs whatever its size weighs
-least. Its interval is the middle 95 % of bootstrap samples of the rounds: it says how sure the slope
-is, not that the law is a power.
+least. A line is laid through each round, so that rounds under more load count like others, and the
+figure is their median. Its interval is the middle 95 % of bootstrap samples of the rounds: it says
+how sure the slope is, not that the law is a power.
 
-Of the buffer, three things can grow: the algorithm (levels of PER's tree), the misses of the caches
-(random reads of more memory), and nothing else. Two lines keep them apart. SB3's own uniform
-``sample`` draws by one random number a row whatever the size, so its growth is misses alone; what a
-sampler costs beyond it is the difference of the same round. And PER with all its mass in the
-newest 10,000 transitions has all levels to go down but always reads the same few pages. Each of
-these draws follows an update of stock SAC, as in training, so that the caches are full of networks.
+With the buffer two things may grow: what is to be done (the levels of PER's tree), and what it
+costs to read memory (random rows of a larger ring are in no cache). Three lines keep them apart.
+SB3's own uniform ``sample`` does the same whatever the size, so all of its growth is memory's. What
+a sampler costs beyond that is the difference of the same round. And PER with all its mass in the
+newest 10,000 transitions goes down all levels, but always reads the same few pages: its growth
+is the levels'. Each of these draws follows an update of stock SAC, as in training, where the caches
+are full of networks.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from typing import Any
 import numpy as np
 import throughput
 import torch
-from growth_report import picture, tables
+from growth_report import Line, Row, line, picture, tables
 from replay_variants import CLOCK, OurSampler
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.logger import configure
@@ -51,12 +53,11 @@ from sb3_ext.plugins.per.config import Prioritized
 from sb3_ext.replay.split import draw_split
 from sb3_ext.replay.storage import Replay
 
-Row = dict[str, Any]
 Call = Callable[[], object]
-Line = tuple[str, str]  # what is timed, and of whom
 
 BUFFER, FAST, HOT = 100_000, 5_000, 10_000  # transitions
 WIDTH = 256
+UNIFORM, CACHED = "SB3's uniform", "PER, mass in 10,000"
 ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 OURS = "sb3_ext.algorithms.sac:SAC"
 STOCK = Variant("stock SAC", "stable_baselines3.sac.sac:SAC")
@@ -78,67 +79,8 @@ QUICK: dict[str, tuple[int, ...]] = {
     "buffer": (10_000, 20_000, 40_000),
     "members": (1, 2),
 }
-#: What x is, and rounds for each that was asked for: dear sweeps take fewer, subtle ones more.
-SWEEPS = {
-    "batch": ("transitions in a batch", 1.0),
-    "width": ("width of both hidden layers", 0.6),
-    "envs": ("environments", 1.0),
-    "buffer": ("transitions in the buffer", 2.0),
-    "members": ("members of STEVE's ensembles", 1.0),
-}
-
-
-def exponent(x: Sequence[float], y: Any) -> Any:
-    """The k of ``y ~ x^k``: the slope of the least-squares line through the logarithms.
-
-    :param x: ``[n]``, > 0 and not all alike
-    :param y: ``[..., n]``, in any unit
-    :return: ``[...]``; NaN where a ``y`` is not positive
-    """
-    positive = np.where(np.asarray(y) > 0, y, np.nan)
-    return slope(np.log(x), np.log(positive))
-
-
-def slope(x: Any, y: Any) -> Any:
-    """Of the least-squares line: ``x`` is ``[n]``, ``y`` ``[..., n]``, the answer ``[...]``."""
-    apart = np.asarray(x, dtype=float) - np.mean(x)
-    return (np.asarray(y) * apart).sum(axis=-1) / (apart**2).sum()
-
-
-def upper_half(x: Sequence[float]) -> int:
-    """Where the upper half of a range begins on its log scale; it keeps two points or more."""
-    middle = np.sqrt(min(x) * max(x))
-    return min(int(np.searchsorted(np.asarray(x), middle * (1 - 1e-9))), len(x) - 2)
-
-
-def line(
-    sweep: str, named: Line, unit: str, x: Sequence[int], times: np.ndarray, draws: int = 500
-) -> Row:
-    """One line of a table, and of a panel, as plain values.
-
-    :param named: what is timed, and of whom
-    :param unit: of the times
-    :param x: ``[points]``
-    :param times: ``[rounds, points]``
-    :param draws: bootstrap samples of whole rounds, so that what disturbed a round stays together
-    """
-    start, (what, variant) = upper_half(x), named
-    chosen = np.random.default_rng(SEED).integers(len(times), size=(draws, len(times)))
-    samples = np.median(times[chosen], axis=1)  # [draws, points]
-    middle = np.median(times, axis=0)
-    low, high = np.quantile(times, (0.25, 0.75), axis=0)
-    row: Row = {"sweep": sweep, "what": what, "variant": variant, "unit": unit, "x": list(x)}
-    row |= {"median": middle.tolist(), "low": low.tolist(), "high": high.tolist()}
-    row |= {"fit_from": x[start], "rounds": len(times)}
-    fits: dict[str, Callable[[np.ndarray], Any]] = {
-        "exponent": lambda y: exponent(x[start:], y[..., start:]),
-        "per_doubling": lambda y: slope(np.log2(x), y),
-    }
-    for name, fit in fits.items():
-        bounds = np.quantile(fit(samples), (0.025, 0.975))
-        for key, value in zip(("", "_low", "_high"), (fit(middle), *bounds), strict=True):
-            row[name + key] = float(value) if np.isfinite(value) else None
-    return row
+#: Rounds for each that was asked for: dear sweeps take fewer, subtle ones more.
+SWEEPS = {"batch": 1.0, "width": 0.6, "envs": 1.5, "buffer": 3.0, "members": 1.0}
 
 
 def filled(transitions: int, n_envs: int = 1) -> ReplayBuffer:
@@ -215,12 +157,13 @@ def in_turns(calls: Mapping[Any, Call], rounds: int, turn: float) -> dict[Any, n
 
 
 def after_updates(
-    calls: Mapping[Any, Call], update: Call, rounds: int, count: int = 8
+    calls: Mapping[Any, Call], update: Call, rounds: int, turn: float
 ) -> dict[Any, np.ndarray]:
     """CPU microseconds of a call that follows an update, ``[rounds]`` medians by name.
 
-    :param count: calls in a turn
+    :param turn: CPU seconds of a turn, at 5 ms an update
     """
+    count = max(1, int(turn / 5e-3))
     found = {name: np.empty(rounds) for name in calls}
     took = np.empty(count)
     for number in range(-1, rounds):  # the first is thrown away
@@ -282,17 +225,26 @@ def storing(model: Any) -> Call:
 
 
 def envs_rows(points: Sequence[int], rounds: int, turn: float) -> list[Row]:
-    """Against the number of environments, in a buffer of the same number of transitions."""
+    """Against the number of environments: updates, steps stored, and draws.
+
+    The buffer holds the same number of transitions of all together.
+    """
     updates: dict[Any, Call] = {}
     stores: dict[Any, Call] = {}
+    calls: dict[Any, Call] = {}
     for n in points:
         held = filled(BUFFER, n)
         updates |= {(("update", v.label), n): updating(v, held) for v in VARIANTS}
         for v in (v for v in VARIANTS if v is not LFIW):
             stores[("store", v.label), n] = storing(build(v, filled(BUFFER, n)))
+        drawn = draws(build(VARIANTS[1], held))
+        del drawn[CACHED]
+        calls |= {(("draw", name), n): call for name, call in drawn.items()}
     found = lines("envs", "ms", in_turns(updates, rounds, turn))
     stored = in_turns(stores, rounds, turn)
-    return found + lines("envs", "us", {key: 1e3 * t / key[1] for key, t in stored.items()})
+    found += lines("envs", "us", {key: 1e3 * t / key[1] for key, t in stored.items()})
+    update = updates[("update", STOCK.label), points[0]]
+    return found + lines("envs", "us", after_updates(calls, update, rounds, turn))
 
 
 def drawing(buffer: ReplayBuffer, sampler: Any) -> Call:
@@ -317,9 +269,9 @@ def draws(model: Any) -> dict[str, Call]:
         replay.observations_and_actions(draw_split(newest, BATCH_SIZE // 2, rng, 0.1, out=False))
 
     return {
-        "SB3's uniform": lambda: buffer.sample(BATCH_SIZE),
+        UNIFORM: lambda: buffer.sample(BATCH_SIZE),
         "PER": drawing(buffer, per),
-        "PER, mass in 10,000": drawing(buffer, hot),
+        CACHED: drawing(buffer, hot),
         "ERE": drawing(buffer, EmphasizeRecent().build(model)),
         "LFIW's fast rows": fast,
     }
@@ -335,12 +287,12 @@ def buffer_rows(points: Sequence[int], rounds: int, turn: float) -> list[Row]:
         model = build(VARIANTS[1], held)
         calls |= {(("draw", name), n): call for name, call in draws(model).items()}
     found = lines("buffer", "ms", in_turns(updates, rounds, turn))
-    drawn = after_updates(calls, updates[("update", STOCK.label), points[0]], rounds)
-    base = "SB3's uniform"
+    drawn = after_updates(calls, updates[("update", STOCK.label), points[0]], rounds, turn)
     beyond = {
-        (("draw", f"{name}, beyond uniform"), n): times - drawn[("draw", base), n]
-        for ((_, name), n), times in drawn.items()
-        if name not in (base, "LFIW's fast rows")
+        (("draw", f"{name}, beyond uniform"), n): drawn[("draw", name), n]
+        - drawn[("draw", UNIFORM), n]
+        for name in ("PER", "ERE")
+        for n in points
     }
     return found + lines("buffer", "us", drawn) + lines("buffer", "us", beyond)
 
@@ -372,7 +324,7 @@ def rows(sweep: str, rounds: int = 11, quick: bool = False) -> list[Row]:
         warnings.simplefilter("ignore")
         if quick:
             return list(measure(points, 2, 0.002))
-        return list(measure(points, max(2, round(rounds * SWEEPS[sweep][1])), 0.04))
+        return list(measure(points, max(2, round(rounds * SWEEPS[sweep])), 0.04))
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""The tables and the picture of benchmarks/growth.py, from its plain rows."""
+"""From the times of benchmarks/growth.py to plain rows, and from these to tables and a picture."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from throughput import SEED
+
 from sb3_ext.plots import GRID, INK, PALETTE, QUIET
 
 Row = dict[str, Any]
+Line = tuple[str, str]  # what is timed, and of whom
 
 WHAT = {
     "update": "an update",
     "store": "storing a step of one environment",
-    "draw": "a batch of 256, drawn after an update",
+    "draw": "a batch of 256 that is drawn after an update",
 }
 #: Sweep and what is timed, in the order of the panels.
 PANELS = {
@@ -22,9 +26,11 @@ PANELS = {
     ("members", "update"): "Members of STEVE's ensembles, H=3",
     ("envs", "update"): "Environments: an update",
     ("envs", "store"): "Environments: storing one's step",
+    ("envs", "draw"): "Environments: a draw",
     ("buffer", "update"): "Transitions in the buffer: an update",
     ("buffer", "draw"): "Transitions in the buffer: a draw",
 }
+LOGARITHMIC = (("batch", "update"), ("width", "update"), ("envs", "store"))  # in time, too
 COLOURS = {
     "stock SAC": QUIET,
     "SB3's uniform": QUIET,
@@ -39,6 +45,60 @@ COLOURS = {
     "STEVE, n x n": PALETTE[0],
     "STEVE, n x 1": PALETTE[4],
 }
+
+
+def exponent(x: Sequence[float], y: Any) -> Any:
+    """The k of ``y ~ x^k``: the slope of the least-squares line through the logarithms.
+
+    :param x: ``[n]``, > 0 and not all alike
+    :param y: ``[..., n]``, in any unit
+    :return: ``[...]``; NaN where a ``y`` is not positive
+    """
+    positive = np.where(np.asarray(y) > 0, y, np.nan)
+    return slope(np.log(x), np.log(positive))
+
+
+def slope(x: Any, y: Any) -> Any:
+    """Of the least-squares line: ``x`` is ``[n]``, ``y`` ``[..., n]``, the answer ``[...]``."""
+    apart = np.asarray(x, dtype=float) - np.mean(x)
+    return (np.asarray(y) * apart).sum(axis=-1) / (apart**2).sum()
+
+
+def upper_half(x: Sequence[float]) -> int:
+    """Where the upper half of a range begins on its log scale; it keeps two points or more."""
+    middle = np.sqrt(min(x) * max(x))
+    return min(int(np.searchsorted(np.asarray(x), middle * (1 - 1e-9))), len(x) - 2)
+
+
+def line(
+    sweep: str, named: Line, unit: str, x: Sequence[int], times: np.ndarray, draws: int = 500
+) -> Row:
+    """One line of a table, and of a panel, as plain values.
+
+    :param named: what is timed, and of whom
+    :param unit: of the times
+    :param x: ``[points]``
+    :param times: ``[rounds, points]``
+    :param draws: bootstrap samples of whole rounds, so that what disturbed a round stays together
+    """
+    start, (what, variant) = upper_half(x), named
+    chosen = np.random.default_rng(SEED).integers(len(times), size=(draws, len(times)))
+    low, middle, high = np.quantile(times, (0.25, 0.5, 0.75), axis=0)
+    row: Row = {"sweep": sweep, "what": what, "variant": variant, "unit": unit, "x": list(x)}
+    row |= {"median": middle.tolist(), "low": low.tolist(), "high": high.tolist()}
+    row |= {"fit_from": x[start], "rounds": len(times)}
+    fits = {
+        "exponent": exponent(x[start:], times[:, start:]),
+        "per_doubling": slope(np.log2(x), times),
+    }
+    for name, of_rounds in fits.items():
+        told = np.full(3, np.nan)
+        if np.isfinite(of_rounds).all():
+            bounds = np.quantile(np.median(of_rounds[chosen], axis=1), (0.025, 0.975))
+            told = np.array([np.median(of_rounds), *bounds])
+        for key, value in zip(("", "_low", "_high"), told.tolist(), strict=True):
+            row[name + key] = value if np.isfinite(value) else None
+    return row
 
 
 def spread(row: Row, name: str, digits: int) -> str:
@@ -88,13 +148,12 @@ def picture(rows: Sequence[Row], path: Path) -> Path:
         axes.set_title(PANELS[of], loc="left", fontsize=10, color=INK)
     for axes in grid[len(drawn) :]:
         axes.axis("off")
-        told = (
-            "Medians over interleaved rounds; bands:\nmiddle half of the rounds.\n\n"
-            "k: time ~ x^k over the upper half\nof the range.\n\n"
-            "The row below: what should not grow.\nAxes of the buffer begin at zero."
-        )
-        axes.text(0.05, 0.95, told, va="top", fontsize=9, color=QUIET, transform=axes.transAxes)
     figure.suptitle("How CPU time grows, one thread", x=0.01, ha="left", fontsize=13, color=INK)
+    told = (
+        "Medians over interleaved rounds, and the middle half of the rounds. k: time ~ x^k, fitted "
+        "to the upper half of the range."
+    )
+    figure.supxlabel(told, x=0.01, ha="left", fontsize=9, color=QUIET)
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure).print_figure(path)
     return path
@@ -102,7 +161,7 @@ def picture(rows: Sequence[Row], path: Path) -> Path:
 
 def panel(axes: Any, rows: Sequence[Row]) -> None:
     """One line a row, with its exponent in the legend."""
-    linear = rows[0]["sweep"] == "buffer"
+    of = rows[0]["sweep"], rows[0]["what"]
     for row in rows:
         if "beyond" in row["variant"]:
             continue  # differences are in the tables
@@ -114,7 +173,7 @@ def panel(axes: Any, rows: Sequence[Row]) -> None:
         )
     xs, top = rows[0]["x"], max(max(row["high"]) for row in rows)
     axes.set_xscale("log")
-    if linear:
+    if of not in LOGARITHMIC:
         axes.set_ylim(0, 1.7 * top)
     else:
         axes.set_yscale("log")
