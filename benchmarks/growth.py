@@ -7,7 +7,8 @@
 How it measures. All points of a sweep (a size of one algorithm) live in one process with one torch
 thread and take turns, in reversed order every other round, with the garbage collector off. A turn
 is as many calls of ``train(gradient_steps=1)`` as fit into some hundredths of a second, at least
-one; what is timed is the CPU time of the process. A figure is the median over the rounds. Sizes are
+one; what is timed is the CPU time of the process. Load makes a round's times dearer together, so
+they are divided by the round's level; a figure is the median over the rounds. Sizes are
 Hopper's, batches 256, hidden layers 256 x 256 and the buffer 100,000 transitions and full, unless
 the sweep says otherwise.
 
@@ -153,7 +154,16 @@ def in_turns(calls: Mapping[Any, Call], rounds: int, turn: float) -> dict[Any, n
                 for _ in range(counts[name]):
                     calls[name]()
                 found[name][number] = 1e3 * (now() - start) / counts[name]
-    return found
+    return steady(found)
+
+
+def steady(found: Mapping[Any, np.ndarray]) -> dict[Any, np.ndarray]:
+    """Every round as if it had been under the middle one's load.
+
+    :param found: times ``[rounds]`` by name, > 0; a round's level is their geometric mean
+    """
+    levels = np.exp(np.mean([np.log(times) for times in found.values()], axis=0))
+    return {name: times * (np.median(levels) / levels) for name, times in found.items()}
 
 
 def after_updates(
@@ -175,7 +185,7 @@ def after_updates(
                     calls[name]()
                     took[i] = time.process_time_ns() - start
                 found[name][number] = np.median(took) / 1e3
-    return found
+    return steady(found)
 
 
 def lines(sweep: str, unit: str, found: Mapping[tuple[Line, int], np.ndarray]) -> list[Row]:

@@ -172,7 +172,8 @@ def panel(axes: Any, rows: Sequence[Row]) -> None:
             row["x"], row["median"], "o-", color=colour, markersize=3.5, label=row["variant"] + k
         )
     xs, top = rows[0]["x"], max(max(row["high"]) for row in rows)
-    axes.set_xscale("log")
+    if of[0] != "members":
+        axes.set_xscale("log")
     if of not in LOGARITHMIC:
         axes.set_ylim(0, 1.7 * top)
     else:

@@ -55,9 +55,10 @@ def test_a_difference_below_nothing_has_no_exponent(report: Any) -> None:
     json.dumps(row, allow_nan=False)
 
 
-def test_all_take_turns_in_reversed_order(benchmark: Any) -> None:
+def test_all_take_turns_in_reversed_order(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     calls = {name: lambda n=name: seen.append(n) for name in "ab"}
+    monkeypatch.setattr(benchmark, "steady", dict)
     found = benchmark.after_updates(calls, lambda: seen.append("."), rounds=2, turn=0.0)
     assert seen == list(".a.b.b.a.a.b")
     assert {name: times.shape for name, times in found.items()} == {"a": (2,), "b": (2,)}
@@ -65,6 +66,13 @@ def test_all_take_turns_in_reversed_order(benchmark: Any) -> None:
     found = benchmark.in_turns(calls, rounds=3, turn=0.0)  # a turn is one call, and none before
     assert seen == list("ab" + "baabba")
     assert found["a"].shape == (3,)
+
+
+def test_load_that_all_share_is_taken_out(benchmark: Any) -> None:
+    load = np.array([1.0, 3.0, 2.0])
+    found = benchmark.steady({"a": 4 * load, "b": 9 * load})
+    assert found["a"] == pytest.approx([8, 8, 8])
+    assert found["b"] == pytest.approx([18, 18, 18])
 
 
 def test_a_store_tells_the_sampler_and_settles_its_tree(benchmark: Any) -> None:
