@@ -12,7 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import (
+    DictReplayBuffer,
+    NStepReplayBuffer,
+    ReplayBuffer,
+)
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
@@ -24,6 +28,28 @@ from sb3_ext.updates import Batch, Clock, Draw
 Observations = Tensor | dict[str, Tensor]
 
 _RING_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+
+
+#: What is known to index its arrays by rows and environments, and by rows alone, and no more.
+_OF_SB3 = tuple(kind._get_samples for kind in (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer))
+
+
+class _AtEnvs:
+    """An array ``[rows, n_envs, ...]`` that gives, for any environments, those that were chosen."""
+
+    __slots__ = ("array", "envs")
+
+    def __init__(self, array: Any, envs: Indices) -> None:
+        self.array, self.envs = array, envs
+
+    def __getitem__(self, key: Any) -> Any:
+        if not isinstance(key, tuple):  # whole rows
+            return self.array[key]
+        rows, envs, *rest = key
+        return self.array[(rows, self.envs.reshape(envs.shape), *rest)]
+
+    def __setitem__(self, key: Any, values: Any) -> None:
+        self.array[key] = values
 
 
 class Replay:
@@ -108,9 +134,9 @@ class Replay:
     def gather(self, indices: Indices) -> Batch:
         """SB3's batch of exactly these transitions, in this order.
 
-        SB3's ``_get_samples`` takes rows and draws the environment itself. It is asked once for
-        each environment, through a view of that environment's column, in which there is nothing
-        to draw; so n-step returns and the memory-saving layout stay SB3's own.
+        SB3's ``_get_samples`` takes rows and draws the environments itself. It is asked on a view
+        of the buffer in which the environments are chosen already; so n-step returns and the
+        memory-saving layout stay SB3's own.
 
         :param indices: transition indices ``[n]``
         """
@@ -133,11 +159,26 @@ class Replay:
         rows, envs = np.divmod(indices, self.buffer.n_envs)
         if self.buffer.n_envs == 1:
             return samples_of(self.buffer, rows)
+        if type(self.buffer)._get_samples in _OF_SB3:
+            return samples_of(self._at(envs), rows)
+        # A user's own code may do anything with the arrays: it gets one environment at a time.
         order = np.argsort(envs, kind="stable")
         parts = [samples_of(self._column(env), rows[envs == env]) for env in np.unique(envs)]
         back = th.as_tensor(np.argsort(order, kind="stable"), device=self.buffer.device)
         fields = zip(*parts, strict=True)
         return type(parts[0])(*(_join(list(columns), back) for columns in fields))
+
+    def _at(self, envs: Indices) -> ReplayBuffer:
+        """The buffer as if it had one environment, which of each row is in ``envs`` ``[n]``."""
+        view = copy.copy(self.buffer)
+        view.n_envs = 1  # where SB3 draws no random numbers to choose one
+        for name in _RING_ARRAYS:
+            array: Any = getattr(self.buffer, name, None)
+            if isinstance(array, dict):
+                setattr(view, name, {key: _AtEnvs(one, envs) for key, one in array.items()})
+            elif array is not None:
+                setattr(view, name, _AtEnvs(array, envs))
+        return view
 
     def _column(self, env: int) -> ReplayBuffer:
         """The buffer as if it had only this environment; shares all memory."""

@@ -87,6 +87,25 @@ def test_gather_keeps_n_step_returns(n_envs: int) -> None:
     assert (buffer.timeouts == timeouts).all()
 
 
+def test_a_buffer_of_the_users_is_asked_for_one_environment_at_a_time() -> None:
+    class Mine(ReplayBuffer):
+        def _get_samples(self, batch_inds: Any, env: Any = None) -> Any:
+            assert self.observations.shape[1] == 1  # whatever it does with them
+            return super()._get_samples(batch_inds, env=env)
+
+    indices = np.random.default_rng(0).permutation(Replay(filled(ReplayBuffer, 4)).window.indices())
+    mine, plain = (Replay(filled(cls, 4)).gather(indices) for cls in (Mine, ReplayBuffer))
+    assert all(th.equal(a, b) for a, b in zip(mine[:5], plain[:5], strict=True))
+
+
+def test_choosing_environments_draws_no_random_number() -> None:
+    replay = Replay(filled(ReplayBuffer, 4))
+    np.random.seed(0)
+    before = np.random.get_state()[1].tolist(), np.random.get_state()[2]
+    replay.gather(replay.window.indices())
+    assert (np.random.get_state()[1].tolist(), np.random.get_state()[2]) == before
+
+
 def test_the_row_under_the_head_is_left_out_when_memory_is_saved() -> None:
     extra = {"optimize_memory_usage": True, "handle_timeout_termination": False}
     young = Replay(filled(ReplayBuffer, 1, steps=4, **extra)).window
