@@ -13,6 +13,29 @@ from sb3_ext.errors import CheckpointError
 from sb3_ext.td import polyak_step
 
 
+class Structure:
+    """Which layers and parameters networks are made of, so that a change is seen.
+
+    :param networks: as they are now
+    """
+
+    def __init__(self, *networks: nn.Module) -> None:
+        self.modules = [module for network in networks for module in network.modules()]
+        self._kinds = [type(module) for module in self.modules]
+        self._inside = [self._of(module) for module in self.modules]
+
+    def is_as_it_was(self) -> bool:
+        """Whether no layer and no parameter was replaced, put in, taken out, or parametrised."""
+        return all(
+            type(module) is kind and self._of(module) == inside
+            for module, kind, inside in zip(self.modules, self._kinds, self._inside, strict=True)
+        )
+
+    @staticmethod
+    def _of(module: nn.Module) -> list[int]:
+        return [*map(id, module._modules.values()), *map(id, module._parameters.values())]
+
+
 class TargetNetwork:
     """A network that follows another; remembers the tensors, which are slow to list each time.
 
@@ -21,6 +44,7 @@ class TargetNetwork:
     """
 
     def __init__(self, online: nn.Module, target: nn.Module) -> None:
+        self.networks, self.structure = (online, target), Structure(online, target)
         self.parameters = tuple(online.parameters())
         self.targets = tuple(target.parameters())
         # Batch norm's running statistics are copied, not averaged (SB3 issue #996).
@@ -29,6 +53,8 @@ class TargetNetwork:
 
     def follow(self, tau: float) -> None:
         """Move the target by a share ``tau`` towards the online network."""
+        if not self.structure.is_as_it_was():  # the user put other layers in
+            self.__init__(*self.networks)  # type: ignore[misc]
         polyak_step(self.parameters, self.targets, tau)
         if self.statistics:
             polyak_step(self.statistics, self.target_statistics, 1.0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch as th
@@ -10,6 +11,7 @@ from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 from torch import Tensor, nn
 
+from sb3_ext.algorithms.networks import TargetNetwork
 from sb3_ext.engines.flat import FlatAdam, FlatParameters
 from sb3_ext.engines.mlp import Dense, Watch, backward, forward, groups_of, layers_of
 from sb3_ext.engines.products import Products
@@ -18,7 +20,7 @@ from sb3_ext.td import td_target
 from sb3_ext.updates import Batch, Step
 
 
-class FusedStep:
+class FusedStep(ABC):
     """One gradient step of an actor-critic on flat memory, with gradients written out.
 
     :param algorithm: one of our bases, its policy made
@@ -36,6 +38,7 @@ class FusedStep:
     def __init__(self, algorithm: Any, base: type[Any], products: Products) -> None:
         self.algorithm, self.products = algorithm, products
         self.base = base
+        self._require_own_methods()
         self.networks = self._networks()
         self.critics = critic_layers(algorithm.critic)
         self.target_critics = critic_layers(algorithm.critic_target)
@@ -61,6 +64,10 @@ class FusedStep:
         """All that lies in flat memory, and the layers that it is of."""
 
     @abstractmethod
+    def _followers(self) -> Sequence[Any]:
+        """What moves the base's target networks."""
+
+    @abstractmethod
     def _networks(self) -> dict[str, nn.Module]:
         """SB3's networks by the algorithm's attribute, those that learn first."""
 
@@ -75,6 +82,8 @@ class FusedStep:
         of = self.algorithm
         if any(getattr(of, name) is not it for name, it in self.networks.items()):
             return False
+        if not all(watch.structure.is_as_it_was() for watch in self._watches):
+            return False
         known = [flat.optimizer for flat, _ in self._memory() if isinstance(flat, FlatAdam)]
         if known != of.optimizers()[: len(known)]:
             return False
@@ -88,13 +97,19 @@ class FusedStep:
         return True
 
     def _require(self) -> None:
+        self._require_own_methods()
+        for watch in self._watches:
+            watch.require_alone()
+
+    def _require_own_methods(self) -> None:
         for name in self.written_out:
             if not self._is_the_bases(name):
                 raise EngineError(f"{type(self.algorithm).__name__} has its own {name}")
         self.plain_target = self._is_the_bases("bellman_target")
-        self.plain_error = self._is_the_bases("critic_error")
-        for watch in self._watches:
-            watch.require_alone()
+        self.plain_error = all(map(self._is_the_bases, ("critic_error", "weighted_error")))
+        for follower in self._followers():
+            if type(follower) is not TargetNetwork:
+                raise EngineError(f"a target network follows by {type(follower).__name__}")
 
     def _is_the_bases(self, method: str) -> bool:
         """Whether neither a subclass nor the model itself has another one."""

@@ -34,6 +34,7 @@ class Engine:
         require_engine(algorithm.engine)
         self.algorithm = algorithm
         self.asked = algorithm.engine
+        self._told: set[str] = set()
         #: How whoever stands beside the step, such as a weighting, may multiply; None: plainly.
         self.products: Products | None = None
         if self.asked == "auto" and algorithm.device.type != "cpu":
@@ -52,11 +53,12 @@ class Engine:
         try:
             if not self.fused.ready():  # a network was replaced
                 self.fused = self._made()
-                if self.fused is not None:
-                    self.fused.ready()
+                if self.fused is not None and not self.fused.ready():
+                    raise EngineError("its networks are not those that it learns")
         except EngineError as why:
-            self.fused = None
+            # Asked again at the next update: a hook may be gone by then.
             self._decline(str(why))
+            return None
         return self.fused
 
     def _made(self) -> FusedStep | None:
@@ -78,5 +80,6 @@ class Engine:
                 f"engine={self.asked!r} does not fit this {type(self.algorithm).__name__}: {why}. "
                 "With engine='auto' it would take the reference engine instead"
             )
-        if self.algorithm.verbose >= 1:
+        if self.algorithm.verbose >= 1 and why not in self._told:
             print(f"engine='auto' takes the reference engine: {why}")
+        self._told.add(why)

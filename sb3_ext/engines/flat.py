@@ -91,6 +91,8 @@ class FlatParameters:
 
     def bind(self) -> None:
         """Move them side by side; their values stay."""
+        if any(parameter.is_shared() for parameter in self.parameters):
+            raise EngineError("parameters are in memory that processes share")
         self.flat, parts = self.layout.place(self.parameters)
         for parameter, part in zip(self.parameters, parts, strict=True):
             parameter.data = part
@@ -135,6 +137,8 @@ class FlatAdam(FlatParameters):
         self._moments: tuple[Tensor, Tensor] = (th.zeros(0), th.zeros(0))
         self._steps = th.zeros(0)
         self._state: list[dict[str, Tensor]] = []
+        self._gradients: list[Tensor] = []
+        self._steps_taken = 0.0
 
     def holds(self) -> bool:
         """Whether parameters and the optimiser's state are where ``bind`` has put them."""
@@ -146,6 +150,12 @@ class FlatAdam(FlatParameters):
             for parameter, known in zip(self.parameters, self._state, strict=True)
         )
         self._require_plain()
+        if self._steps.double().sum().item() != self._steps_taken:  # somebody else took a step, too
+            self._require_one_count(self._steps)
+            self._steps_taken = self._steps.double().sum().item()
+        for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
+            if parameter.grad is not gradient:  # after zero_grad, say
+                parameter.grad = gradient
         return here and super().holds()
 
     def bind(self) -> None:
@@ -157,18 +167,15 @@ class FlatAdam(FlatParameters):
         self.group = self.optimizer.param_groups[0]
         held = [self._state_of(parameter) for parameter in self.parameters]
         counts = th.stack([state["step"].detach().reshape(()).float().cpu() for state in held])
-        if not bool((counts == counts[0]).all()):
-            raise EngineError(
-                "an optimiser has taken different numbers of steps for its parameters"
-            )
+        self._require_one_count(counts)
         first, firsts = self.layout.place([state["exp_avg"] for state in held])
         second, seconds = self.layout.place([state["exp_avg_sq"] for state in held])
         self.gradient = th.zeros_like(self.flat)
         self._moments, self._steps = (first, second), counts.to(self.flat.device)
+        self._steps_taken = counts.double().sum().item()
+        self._gradients = self.layout.parts(self.gradient)
         self._state = []
-        moments = zip(
-            self.parameters, firsts, seconds, self.layout.parts(self.gradient), strict=True
-        )
+        moments = zip(self.parameters, firsts, seconds, self._gradients, strict=True)
         for index, (parameter, one, other, gradient) in enumerate(moments):
             state = {"step": self._steps[index], "exp_avg": one, "exp_avg_sq": other}
             self.optimizer.state[parameter] = state
@@ -180,6 +187,7 @@ class FlatAdam(FlatParameters):
         group = self.group
         beta1, beta2 = group["betas"]
         self._steps += 1
+        self._steps_taken += len(self._steps)
         th._fused_adam_(  # what torch.optim.Adam(fused=True) calls, tensor by tensor
             [self.flat],
             [self.gradient],
@@ -195,6 +203,13 @@ class FlatAdam(FlatParameters):
             amsgrad=False,
             maximize=False,
         )
+
+    @staticmethod
+    def _require_one_count(counts: Tensor) -> None:
+        if not bool((counts == counts[0]).all()):
+            raise EngineError(
+                "an optimiser has taken different numbers of steps for its parameters"
+            )
 
     def _state_of(self, parameter: nn.Parameter) -> dict[str, Any]:
         state: dict[str, Any] = self.optimizer.state.get(parameter, {})
@@ -216,3 +231,5 @@ class FlatAdam(FlatParameters):
         for hooks in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
             if getattr(self.optimizer, hooks, None):
                 raise EngineError("somebody hooked into the optimiser's step")
+        if "step" in vars(self.optimizer):  # a scheduler of torch's does it, too
+            raise EngineError("somebody wrapped the optimiser's step")

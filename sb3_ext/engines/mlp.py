@@ -11,11 +11,20 @@ from collections.abc import Sequence
 import torch as th
 from torch import Tensor, nn
 
+from sb3_ext.algorithms.networks import Structure
 from sb3_ext.engines.flat import FlatParameters
 from sb3_ext.engines.products import Products
 from sb3_ext.errors import EngineError
 
 PLAIN = Products()
+
+
+_GLOBAL_HOOKS = (
+    nn.modules.module._global_forward_hooks,
+    nn.modules.module._global_forward_pre_hooks,
+    nn.modules.module._global_backward_hooks,
+    nn.modules.module._global_backward_pre_hooks,
+)
 
 
 class Dense:
@@ -170,7 +179,7 @@ class Watch:
     """
 
     def __init__(self, networks: Sequence[nn.Module], learns: bool) -> None:
-        self.modules = [module for network in networks for module in network.modules()]
+        self.structure = Structure(*networks)
         self.parameters = [one for network in networks for one in network.parameters()]
         self.learns = learns
 
@@ -179,12 +188,15 @@ class Watch:
 
         :raises EngineError: if there are hooks, or frozen parameters
         """
-        for module in self.modules:
+        if any(map(bool, _GLOBAL_HOOKS)):
+            raise EngineError("somebody hooked into all modules")
+        for module in self.structure.modules:
             if (
                 module._forward_hooks
                 or module._forward_pre_hooks
                 or module._backward_hooks
                 or module._backward_pre_hooks
+                or "forward" in module.__dict__
             ):
                 raise EngineError(f"somebody hooked into {type(module).__name__}")
         for parameter in self.parameters:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sb3_ext.inference import onednn_layer
 
-#: Products that are thinner than this are made of memory traffic: a plain call is faster.
+#: Products of matrices no wider than this are made of memory traffic: a plain call is faster.
 _THIN = 8
 
 

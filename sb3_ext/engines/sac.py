@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+import math
+from typing import TYPE_CHECKING, Any, cast
 
 import torch as th
 from stable_baselines3.sac.policies import Actor
@@ -21,7 +22,7 @@ from sb3_ext.engines.mlp import (
     layers_of,
 )
 from sb3_ext.engines.products import Products
-from sb3_ext.errors import EngineError
+from sb3_ext.errors import EngineError, NonFiniteError
 from sb3_ext.updates import Batch, Step
 
 if TYPE_CHECKING:
@@ -47,9 +48,12 @@ class FusedSAC(FusedStep):
         self.actor_layers = actor_layers(algorithm)
         self.actor = FlatAdam(algorithm.actor.optimizer, groups_of([self.actor_layers]))
         self.alpha: FlatAdam | None = None
-        optimizer, log_alpha = algorithm.ent_coef_optimizer, algorithm.log_ent_coef
-        if optimizer is not None and log_alpha is not None:
-            self.alpha = FlatAdam(optimizer, [[cast(nn.Parameter, log_alpha)]])
+        optimizer, self.log_alpha = algorithm.ent_coef_optimizer, algorithm.log_ent_coef
+        if optimizer is not None and self.log_alpha is not None:
+            self.alpha = FlatAdam(optimizer, [[cast(nn.Parameter, self.log_alpha)]])
+
+    def _followers(self) -> list[Any]:
+        return [self.algorithm.follower]
 
     def _networks(self) -> dict[str, nn.Module]:
         of = self.algorithm
@@ -65,8 +69,7 @@ class FusedSAC(FusedStep):
 
     def ready(self) -> bool:
         """As of all; the entropy coefficient must be the tensor that it was, too."""
-        known = None if self.alpha is None else self.alpha.parameters[0]
-        return self.algorithm.log_ent_coef is known and super().ready()
+        return self.algorithm.log_ent_coef is self.log_alpha and super().ready()
 
     @th.no_grad()
     def gradient_step(self, batch: Batch, weights: Tensor) -> Step:
@@ -81,6 +84,12 @@ class FusedSAC(FusedStep):
         for start in range(0, len(noise), n):  # as SB3 draws: those for s, then those for s'
             noise[start : start + n].normal_()
         drawn, log_prob = draw(mean, log_std, noise)
+        if math.isnan(log_prob.sum().item()):
+            raise NonFiniteError(
+                f"the actor gives NaN at update {of._n_updates}, step {of.num_timesteps}: the "
+                "networks have diverged, or were given NaN; go on from a model saved earlier, with "
+                "a smaller learning_rate"
+            )
 
         alpha = of.entropy_coefficient()
         if self.plain_target:

@@ -33,6 +33,9 @@ class FusedTD3(FusedStep):
         self.actor = FlatAdam(algorithm.actor.optimizer, groups_of([self.actor_layers]))
         self.actor_target = FlatParameters(groups_of([self.target_layers]))
 
+    def _followers(self) -> tuple[Any, ...]:
+        return self.algorithm.followers
+
     def _networks(self) -> dict[str, nn.Module]:
         of = self.algorithm
         learning: dict[str, nn.Module] = {"actor": of.actor, "critic": of.critic}

@@ -287,6 +287,17 @@ def test_the_oracle_itself_changes_stock_sb3_unless_weights_are_one() -> None:
         assert equal is same
 
 
+def test_layers_put_in_afterwards_are_followed_as_in_sb3() -> None:
+    models = []
+    for cls in (sb3.SAC, SAC):
+        model = trained(cls, make_env(), updates=10)
+        th.manual_seed(0)
+        model.critic.qf0[-1] = th.nn.Linear(16, 1)
+        model.critic.optimizer = th.optim.Adam(model.critic.parameters(), lr=3e-4)
+        models.append(model.learn(60, reset_num_timesteps=False))
+    assert_same_bits(models[1], models[0])
+
+
 @pytest.mark.parametrize("name", [name for name in OURS if name != "DDPG"])
 def test_a_policy_put_in_afterwards_is_followed_by_its_own_target(name: str) -> None:
     """As in SB3, ``_create_aliases`` is all that such a change takes."""

@@ -16,6 +16,7 @@ from sb3_ext.algorithms.dqn import DQN
 from sb3_ext.algorithms.sac import SAC
 from sb3_ext.algorithms.td3 import DDPG, TD3
 from sb3_ext.engines.actor_critic import FusedStep
+from sb3_ext.errors import NonFiniteError
 from sb3_ext.plugins.lfiw.algorithms import LFIWDQN, LFIWSAC, LFIWTD3
 from tests.environments import make_env
 
@@ -242,6 +243,176 @@ def test_who_hooks_in_later_is_served_by_the_reference(capsys: Any) -> None:
     strict.actor.mu.weight.requires_grad_(False)
     with pytest.raises(ValueError, match=r"a parameter is frozen.*engine='auto'"):
         strict.learn(5, reset_num_timesteps=False)
+
+
+def changed_alike(change: Any, cls: Any = SAC, **setting: Any) -> list[Any]:
+    """One model of each engine, changed after some updates by somebody who knows no engine."""
+    models = []
+    for engine in ("reference", "auto"):
+        model = made(cls, engine, **setting)
+        model.learn(50)
+        np.random.seed(0)
+        th.manual_seed(0)
+        change(model)
+        model.train(15, 20)
+        models.append(model)
+    return models
+
+
+def with_fresh_optimisers(model: Any) -> None:
+    model.critic.optimizer = th.optim.Adam(model.critic.parameters(), lr=1e-3)
+    model.actor.optimizer = th.optim.Adam(model.actor.parameters(), lr=1e-3)
+
+
+def reset_last_layers(model: Any) -> None:
+    for net in model.critic.q_networks:
+        net[-1] = th.nn.Linear(16, 1)
+    model.actor.mu.weight = th.nn.Parameter(th.zeros_like(model.actor.mu.weight))
+    with_fresh_optimisers(model)
+
+
+def other_optimiser(model: Any) -> None:
+    model.critic.optimizer = th.optim.SGD(model.critic.parameters(), lr=1e-3)
+
+
+def dropout(model: Any) -> None:
+    model.critic.qf0.insert(2, th.nn.Dropout(0.0))
+
+
+def normalised_weights(model: Any) -> None:
+    for critic in (model.critic, model.critic_target):
+        th.nn.utils.parametrizations.spectral_norm(critic.qf0[0])
+
+
+def no_more_tuning(model: Any) -> None:
+    model.ent_coef_optimizer = None
+
+
+def clipped(model: Any) -> None:
+    step, critic = model.critic.optimizer.step, model.critic
+
+    def clipping(*args: Any) -> Any:
+        th.nn.utils.clip_grad_norm_(critic.parameters(), 1e-3)
+        return step(*args)
+
+    model.critic.optimizer.step = clipping
+
+
+def scheduled(model: Any) -> None:
+    th.optim.lr_scheduler.StepLR(model.critic.optimizer, 1)
+
+
+def doubled_outputs(model: Any) -> None:
+    forward = model.critic.forward
+    model.critic.forward = lambda *args: tuple(2 * value for value in forward(*args))
+
+
+def own_step_before(model: Any) -> None:
+    model.critic.optimizer.zero_grad()
+    model.critic.qf0[0].weight.square().sum().backward()
+    model.critic.optimizer.step()
+
+
+def own_step_of_all(model: Any) -> None:
+    model.critic.optimizer.zero_grad()
+    sum(one.square().sum() for one in model.critic.parameters()).backward()
+    model.critic.optimizer.step()
+
+
+def shared_memory(model: Any) -> None:
+    model.policy.share_memory()
+
+
+@pytest.mark.parametrize(
+    ("change", "still"),
+    [
+        (with_fresh_optimisers, True),
+        (reset_last_layers, True),
+        (no_more_tuning, True),
+        (own_step_of_all, True),
+        (other_optimiser, False),
+        (dropout, False),
+        (normalised_weights, False),
+        (clipped, False),
+        (scheduled, False),
+        (doubled_outputs, False),
+        (own_step_before, False),
+        (shared_memory, False),
+    ],
+)
+def test_whatever_is_changed_inside_the_model_counts(change: Any, still: bool) -> None:
+    """As under the reference: on the fast engine where it fits (still), or on the reference."""
+    reference, auto = changed_alike(change)
+    assert isinstance(auto.stepper(), FusedStep) is still
+    theirs, mine = moments(reference), moments(auto)
+    assert mine.keys() == theirs.keys()
+    for name, value in theirs.items():
+        # Both engines began at the same place up to rounding, and took 15 updates since.
+        assert (mine[name] - value).norm() <= 2e-3 * value.norm() + 1e-5, name
+    if change is shared_memory:
+        assert all(one.is_shared() for one in auto.policy.parameters())
+    if change is reset_last_layers:
+        assert float(auto.critic.qf0[-1].weight.detach().abs().max()) > 0
+        assert float(auto.actor.mu.weight.detach().abs().max()) > 0
+
+
+def test_a_hook_of_all_modules_is_seen() -> None:
+    model = made(SAC, "auto").learn(40)
+    hook = th.nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        assert model.stepper() is model
+    finally:
+        hook.remove()
+    assert isinstance(model.stepper(), FusedStep)
+
+
+def test_an_engine_that_was_asked_for_does_not_slip_away() -> None:
+    model = made(SAC, "fused").learn(40)
+    hook = model.critic.register_forward_hook(lambda *_: None)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="hooked into ContinuousCritic"):
+            model.learn(5, reset_num_timesteps=False)
+    hook.remove()
+    model.learn(5, reset_num_timesteps=False)
+    assert isinstance(model.stepper(), FusedStep)
+
+
+def test_gradients_can_be_looked_at_after_zero_grad() -> None:
+    model = made(TD3, "fused").learn(40)
+    model.critic.optimizer.zero_grad()
+    model.train(2, 20)
+    assert all(one.grad is not None and one.grad.any() for one in model.critic.parameters())
+
+
+@pytest.mark.parametrize("door", ["weighted_error", "critic_error"])
+def test_a_variants_loss_is_asked(door: str) -> None:
+    model = made(type("Nothing", (SAC,), {door: lambda self, e, w: 0.0 * e.sum()}), "fused")
+    before = {name: value.clone() for name, value in model.critic.state_dict().items()}
+    model.learn(50)
+    assert isinstance(model.stepper(), FusedStep)
+    assert all(th.equal(value, before[name]) for name, value in model.critic.state_dict().items())
+
+
+def test_who_moves_the_targets_otherwise_is_served_by_the_reference() -> None:
+    class Stays(SAC):
+        def _create_aliases(self) -> None:
+            super()._create_aliases()
+            self.follower = type("Nobody", (), {"follow": lambda self, tau: None})()
+
+    model = made(Stays, "auto")
+    before = {name: value.clone() for name, value in model.critic_target.state_dict().items()}
+    model.learn(50)
+    after = model.critic_target.state_dict()
+    assert all(th.equal(after[name], value) for name, value in before.items())
+
+
+def test_an_actor_of_nan_stops_before_anything_learns_from_it() -> None:
+    model = made(SAC, "fused").learn(40)
+    model.actor.mu.weight.data[:] = th.nan
+    before = {name: value.clone() for name, value in model.critic.state_dict().items()}
+    with pytest.raises(NonFiniteError, match=r"the actor gives NaN at update 11, step 40"):
+        model.train(1, 20)
+    assert all(th.equal(value, before[name]) for name, value in model.critic.state_dict().items())
 
 
 def test_an_engine_that_is_changed_on_the_model_counts() -> None:
