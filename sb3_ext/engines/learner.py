@@ -33,6 +33,8 @@ class FusedMLP:
         """Put the flat memory in order; False if the network cannot be served any more."""
         try:
             self._watch.require_alone()
+            if not self._watch.structure.is_as_it_was():
+                return False
             if not self._adam.holds():
                 self._adam.bind()
                 for layer in self.layers:
