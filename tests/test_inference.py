@@ -70,7 +70,7 @@ def test_a_nan_stays_one(rows: int) -> None:
 
 
 def test_without_onednn_torch_s_own_layers_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "_fused", lambda: None)
+    monkeypatch.setattr(inference, "onednn_layer", lambda: None)
     layer = nn.Linear(5, 4)
     given = th.randn(200, 5)
     assert th.equal(
@@ -85,4 +85,4 @@ def test_no_answer_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
             raise AttributeError
 
     monkeypatch.setattr(inference.th.ops, "mkldnn", Mute())
-    assert inference._fused.__wrapped__() is None
+    assert inference.onednn_layer.__wrapped__() is None

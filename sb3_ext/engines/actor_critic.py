@@ -16,7 +16,7 @@ from sb3_ext.engines.flat import FlatAdam, FlatParameters
 from sb3_ext.engines.mlp import Dense, Watch, backward, forward, groups_of, layers_of
 from sb3_ext.engines.products import Products
 from sb3_ext.errors import EngineError
-from sb3_ext.td import td_target
+from sb3_ext.td import td_errors, td_target
 from sb3_ext.updates import Batch, Step
 
 
@@ -153,7 +153,7 @@ class FusedStep(ABC):
         :return: errors ``[n_critics, B, 1]``, from before the step, and the loss
         """
         seen = [forward(net, rows, self.products) for net in self.critics]
-        errors = th.stack([outputs[-1] for outputs in seen]) - target
+        errors = td_errors(tuple(outputs[-1] for outputs in seen), target)
         loss, gradient = self._error_gradient(errors, weights)
         for net, outputs, one in zip(self.critics, seen, gradient, strict=True):
             backward(net, outputs, one, self.products)
