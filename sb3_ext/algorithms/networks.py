@@ -21,19 +21,20 @@ class Structure:
 
     def __init__(self, *networks: nn.Module) -> None:
         self.modules = [module for network in networks for module in network.modules()]
-        self._kinds = [type(module) for module in self.modules]
-        self._inside = [self._of(module) for module in self.modules]
+        # Asked at every update, so the dictionaries are looked at as they lie there.
+        self._known = [
+            (module, type(module), held, list(map(id, held.values())))
+            for module in self.modules
+            for held in (module._modules, module._parameters)
+            if held or held is module._parameters
+        ]
 
     def is_as_it_was(self) -> bool:
         """Whether no layer and no parameter was replaced, put in, taken out, or parametrised."""
-        return all(
-            type(module) is kind and self._of(module) == inside
-            for module, kind, inside in zip(self.modules, self._kinds, self._inside, strict=True)
-        )
-
-    @staticmethod
-    def _of(module: nn.Module) -> list[int]:
-        return [*map(id, module._modules.values()), *map(id, module._parameters.values())]
+        for module, kind, held, inside in self._known:
+            if type(module) is not kind or list(map(id, held.values())) != inside:
+                return False
+        return True
 
 
 class TargetNetwork:
