@@ -17,6 +17,7 @@ from stable_baselines3.common import buffers
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 
 from sb3_ext.replay.next_observations import NextObservations
+from sb3_ext.signatures import require_known
 
 
 class CompactReplayBuffer(ReplayBuffer):
@@ -84,6 +85,7 @@ class CompactReplayBuffer(ReplayBuffer):
                 "CompactReplayBuffer sums no rewards with Dict observations, for which SB3 has no "
                 f"n-step buffer, got {', '.join(sorted(options))}: leave n_steps at 1"
             )
+        require_known(NStepReplayBuffer, options, where=name)
         # With one row: SB3 would make the arrays, and warn of memory, that are not needed.
         super().__init__(
             *(n_envs, observation_space, action_space, device, n_envs),

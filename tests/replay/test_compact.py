@@ -377,7 +377,7 @@ def test_what_does_not_go_with_it_is_told() -> None:
         make(10, VECTOR, ACTIONS, optimize_memory_usage=True)
     with pytest.raises(ValueError, match=r"sums no rewards with Dict.*got gamma, n_steps"):
         make(10, SPACES["dict"], ACTIONS, n_steps=3, gamma=0.9)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'alpha'"):
+    with pytest.raises(TypeError, match="CompactReplayBuffer got an unknown argument 'alpha'"):
         make(10, VECTOR, ACTIONS, alpha=0.6)
 
     class Mine(CompactReplayBuffer):
