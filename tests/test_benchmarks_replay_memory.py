@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 TINY = ["--transitions", "600", "--rounds", "2"]
@@ -79,3 +83,15 @@ def test_numbers_that_would_say_nothing_are_refused(benchmark, capsys):
     with pytest.raises(SystemExit):
         benchmark.main(["--transitions", "100"])
     assert "--transitions must be at least 256" in capsys.readouterr().err
+
+
+def test_a_peak_is_not_inherited_from_the_process_that_began_it(import_benchmark):
+    """As getrusage's is: a child of a large process would seem to need nothing."""
+    memory = import_benchmark("memory")
+    large = np.ones(2**28, np.uint8)  # 256 MiB
+    code = "import sys; sys.path.append(sys.argv[1]); import memory; print(memory.peak_bytes())"
+    folder = str(Path(memory.__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-c", code, folder], capture_output=True, text=True, check=True
+    )
+    assert 0 < int(done.stdout) < memory.peak_bytes() - large.nbytes / 2
