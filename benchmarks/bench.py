@@ -30,6 +30,7 @@ import bench_picture
 import end_to_end
 import engine_errors
 import growth
+import growth_report
 import replay_memory
 import steve
 import throughput
@@ -262,6 +263,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     told |= {"load_at_end": throughput.load(), "rows": found}
     (arguments.out / "bench.json").write_text(json.dumps(told, indent=1) + "\n")
     bench_picture.draw(found, arguments.out / "bench.png")
+    if grown := [one["line"] for one in found if one["unit"] == "exponent"]:
+        growth_report.picture(grown, arguments.out / "growth.png")
     print(f"\nload at end {told['load_at_end']}; {arguments.out}/bench.json and bench.png")
     missed = [one for one in found if one["holds"] is False]
     for one in missed:
