@@ -11,6 +11,9 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
+#: How the rows of others begin, and of the second copies that show the noise.
+PEERS = ("stock", "SBX", "Subproc", "Dummy", "TD3 of", "again")
+
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """One bar a row that has a ratio, group by group; the range is a thin line, the bar a tick.
@@ -28,7 +31,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         heads.append((at, f"{group[0]}: {group[1]}"))
         at += 1
         for one in [row for row in shown if (row["part"], row["setting"]) == group]:
-            ours = not one["variant"].startswith(("stock", "SBX", "Subproc", "Dummy", "TD3 of"))
+            ours = not one["variant"].startswith(PEERS)
             axes.barh(at, one["ratio"], color="tab:blue" if ours else "0.75", height=0.75)
             if one["ratio_min"] is not None:
                 axes.plot([one["ratio_min"], one["ratio_max"]], [at, at], color="black", lw=0.8)
