@@ -31,6 +31,7 @@ import end_to_end
 import engine_errors
 import growth
 import growth_report
+import numpy as np
 import replay_memory
 import steve
 import throughput
@@ -115,8 +116,7 @@ def environments(quick: bool) -> list[Row]:
     for task in tasks:
         for one in vec_env.measure(task, n_envs, rounds, block):
             judged = (one["variant"], task) == (vec_env.OURS, vec_env.BAR_TASK)
-            ratio = {**one, "ratio": one["ratio_median"]}
-            told = ratio_of(ratio, vec_env.BAR if judged else None)
+            told = ratio_of(one, vec_env.BAR if judged else None)
             setting = f"{task}, {n_envs} environments"
             found.append(row("step", setting, one["variant"], one["wall_us"], "wall us", **told))
     return found
@@ -178,9 +178,7 @@ def steve_updates(quick: bool) -> list[Row]:
     stock = found[steve.PEER]
     rows = []
     for name, times in found.items():
-        ratios = [one / other for one, other in zip(stock, times, strict=True)]
-        told: Row = {"ratio": statistics.median(ratios)}
-        told |= {"ratio_min": min(ratios), "ratio_max": max(ratios)}
+        told: Row = throughput.ratios(np.array(stock), np.array(times))
         if name == steve.JUDGED:
             cost = statistics.median(b / a for a, b in zip(stock, times, strict=True))
             told |= {"bar": f"<= {steve.BAR:g} of TD3's", "holds": cost <= steve.BAR}

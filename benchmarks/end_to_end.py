@@ -14,13 +14,12 @@ is CPU time(stock SB3) / CPU time(variant). A second stock model shows the noise
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import throughput
 import torch
 from stable_baselines3.common.logger import configure
@@ -70,21 +69,16 @@ def compete(
     for variant, model in zip(variants, models, strict=True):
         model.learn(warm_up, log_interval=None)
         throughput.check_active(variant, model)
-    seconds = np.empty((rounds, len(models)))
-    for i in range(rounds):
-        order = range(len(models)) if i % 2 == 0 else reversed(range(len(models)))
-        with throughput.no_garbage_collector():
-            for j in order:
-                start = time.process_time()
-                models[j].learn(block, reset_num_timesteps=False, log_interval=None)
-                seconds[i, j] = time.process_time() - start
+    calls = [
+        functools.partial(model.learn, block, reset_num_timesteps=False, log_interval=None)
+        for model in models
+    ]
+    seconds = throughput.in_turns(calls, rounds)
     found = []
-    for j, variant in enumerate(variants):
-        ratio = seconds[:, 0] / seconds[:, j]
-        row: dict[str, Any] = {"env": env, "variant": variant.label, "bar": variant.bar}
-        row["steps_per_second"] = block / statistics.median(seconds[:, j])
-        row |= {"ratio_min": float(ratio.min()), "ratio": float(np.median(ratio))}
-        found.append(row | {"ratio_max": float(ratio.max())})
+    for variant, one in zip(variants, seconds.T, strict=True):
+        row = {"env": env, "variant": variant.label, "bar": variant.bar}
+        row["steps_per_second"] = block / statistics.median(one)
+        found.append({**row, **throughput.ratios(seconds[:, 0], one)})
     return found
 
 

@@ -19,6 +19,7 @@ load is printed too.
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import importlib
 import os
@@ -26,7 +27,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -174,19 +175,32 @@ def no_garbage_collector() -> Iterator[None]:
             gc.enable()
 
 
-def measure(
-    models: Sequence[OffPolicyAlgorithm], rounds: int, block: int, gradient_steps: int = 1
-) -> np.ndarray:
-    """CPU seconds of each block, shape [rounds, models]; every other round goes backwards."""
-    seconds = np.empty((rounds, len(models)))
+def in_turns(calls: Sequence[Callable[[], object]], rounds: int) -> np.ndarray:
+    """CPU seconds of each call, shape [rounds, calls]; every other round goes backwards."""
+    seconds = np.empty((rounds, len(calls)))
     for i in range(rounds):
-        order = range(len(models)) if i % 2 == 0 else reversed(range(len(models)))
+        order = range(len(calls)) if i % 2 == 0 else reversed(range(len(calls)))
         with no_garbage_collector():
             for j in order:
                 start = time.process_time()
-                update(models[j], block, gradient_steps)
+                calls[j]()
                 seconds[i, j] = time.process_time() - start
     return seconds
+
+
+def ratios(peer: np.ndarray, seconds: np.ndarray) -> dict[str, float]:
+    """The peer's time over this one's, ``[rounds]`` each: median and range over the rounds."""
+    found = peer / seconds
+    told = {"ratio": np.median(found), "ratio_min": found.min(), "ratio_max": found.max()}
+    return {name: float(value) for name, value in told.items()}
+
+
+def measure(
+    models: Sequence[OffPolicyAlgorithm], rounds: int, block: int, gradient_steps: int = 1
+) -> np.ndarray:
+    """CPU seconds of each block of updates, shape [rounds, models]."""
+    calls = [functools.partial(update, model, block, gradient_steps) for model in models]
+    return in_turns(calls, rounds)
 
 
 def rows(
@@ -194,19 +208,10 @@ def rows(
 ) -> list[dict[str, Any]]:
     """One size as plain values; the first variant is the peer."""
     found = []
-    for j, variant in enumerate(variants):
-        ratio = seconds[:, 0] / seconds[:, j]
-        found.append(
-            {
-                "size": size,
-                "variant": variant.label,
-                "ms": statistics.median(seconds[:, j]) / block * 1e3,
-                "ratio_min": float(ratio.min()),
-                "ratio": float(np.median(ratio)),
-                "ratio_max": float(ratio.max()),
-                "bar": variant.bar,
-            }
-        )
+    for variant, one in zip(variants, seconds.T, strict=True):
+        row = {"size": size, "variant": variant.label, "bar": variant.bar}
+        row["ms"] = statistics.median(one) / block * 1e3
+        found.append({**row, **ratios(seconds[:, 0], one)})
     return found
 
 

@@ -45,7 +45,12 @@ class TargetNetwork:
     """
 
     def __init__(self, online: nn.Module, target: nn.Module) -> None:
-        self.networks, self.structure = (online, target), Structure(online, target)
+        self.networks = online, target
+        self._list()
+
+    def _list(self) -> None:
+        online, target = self.networks
+        self.structure = Structure(online, target)
         self.parameters = tuple(online.parameters())
         self.targets = tuple(target.parameters())
         # Batch norm's running statistics are copied, not averaged (SB3 issue #996).
@@ -55,7 +60,7 @@ class TargetNetwork:
     def follow(self, tau: float) -> None:
         """Move the target by a share ``tau`` towards the online network."""
         if not self.structure.is_as_it_was():  # the user put other layers in
-            self.__init__(*self.networks)  # type: ignore[misc]
+            self._list()
         polyak_step(self.parameters, self.targets, tau)
         if self.statistics:
             polyak_step(self.statistics, self.target_statistics, 1.0)

@@ -31,10 +31,10 @@ class Products:
         :param bias: ``[out]``
         :return: ``[n, out]``
         """
+        if self._rounds(weight):
+            return (rows.bfloat16() @ weight.bfloat16().t()).float().add_(bias)
         if min(weight.shape) <= _THIN or not _by_onednn(rows):
             return th.addmm(bias, rows, weight.t())
-        if self.bf16:
-            return (rows.bfloat16() @ weight.bfloat16().t()).float().add_(bias)
         found: Tensor = onednn_layer()(rows, weight, bias, "none", [], "")
         return found
 
@@ -54,7 +54,7 @@ class Products:
         :param rows: ``[n, in]``
         :param out: ``[out, in]``, written
         """
-        if min(out.shape) <= _THIN or not _by_onednn(rows):
+        if min(out.shape) <= _THIN or not (self.bf16 or _by_onednn(rows)):
             th.mm(gradient.t(), rows, out=out)
         elif rows.shape[1] < gradient.shape[1] / 2:  # fewer numbers to turn round in memory
             out.copy_(self._times(rows.t(), gradient).t())
@@ -62,12 +62,15 @@ class Products:
             out.copy_(self._times(gradient.t(), rows))
 
     def _times(self, left: Tensor, right: Tensor) -> Tensor:
+        if self._rounds(right):
+            return (left.bfloat16() @ right.bfloat16()).float()
         if min(right.shape) <= _THIN or not _by_onednn(left):
             return left @ right
-        if self.bf16:
-            return (left.bfloat16() @ right.bfloat16()).float()
         found: Tensor = onednn_layer()(left, right.t(), None, "none", [], "")
         return found
+
+    def _rounds(self, matrix: Tensor) -> bool:
+        return self.bf16 and min(matrix.shape) > _THIN and matrix.dtype == th.float32
 
 
 def _by_onednn(rows: Tensor) -> bool:

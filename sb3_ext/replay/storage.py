@@ -170,26 +170,22 @@ class Replay:
 
     def _at(self, envs: Indices) -> ReplayBuffer:
         """The buffer as if it had one environment, which of each row is in ``envs`` ``[n]``."""
+        return self._of_one_environment(lambda array: _AtEnvs(array, envs))
+
+    def _column(self, env: int) -> ReplayBuffer:
+        """The buffer as if it had only this environment; shares all memory."""
+        return self._of_one_environment(lambda array: _column_of(array, env))
+
+    def _of_one_environment(self, seen: Callable[[Any], Any]) -> ReplayBuffer:
+        """The buffer with each of its arrays as it is ``seen``, for one environment."""
         view = copy.copy(self.buffer)
         view.n_envs = 1  # where SB3 draws no random numbers to choose one
         for name in _RING_ARRAYS:
             array: Any = getattr(self.buffer, name, None)
             if isinstance(array, dict):
-                setattr(view, name, {key: _AtEnvs(one, envs) for key, one in array.items()})
+                setattr(view, name, {key: seen(one) for key, one in array.items()})
             elif array is not None:
-                setattr(view, name, _AtEnvs(array, envs))
-        return view
-
-    def _column(self, env: int) -> ReplayBuffer:
-        """The buffer as if it had only this environment; shares all memory."""
-        view = copy.copy(self.buffer)
-        view.n_envs = 1
-        for name in _RING_ARRAYS:
-            array: Any = getattr(self.buffer, name, None)
-            if isinstance(array, dict):
-                setattr(view, name, {key: _column_of(a, env) for key, a in array.items()})
-            elif array is not None:
-                setattr(view, name, _column_of(array, env))
+                setattr(view, name, seen(array))
         return view
 
 

@@ -12,7 +12,7 @@ import torch as th
 from torch import nn
 from torch.distributions import Normal
 
-from sb3_ext.engines import gaussian, mlp
+from sb3_ext.engines import gaussian, mlp, products
 from sb3_ext.engines.flat import FlatAdam, FlatParameters
 from sb3_ext.engines.products import Products
 from sb3_ext.errors import EngineError
@@ -147,6 +147,20 @@ def test_bf16_products_have_eight_bits() -> None:
     error = (Products(bf16=True).outputs(seen, weight, bias) - seen @ weight.t()).abs()
     size = (seen @ weight.t()).abs().mean()
     assert 1e-4 < error.mean() / size < 2**-7
+
+
+def test_bf16_does_not_depend_on_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where that is missing, or on a GPU, what was asked for is still what is done."""
+    th.manual_seed(4)
+    made, out = Products(bf16=True), th.empty(2, 64, 48)
+    seen, weight, bias, down = (th.randn(*s) for s in ((256, 48), (64, 48), (64,), (256, 64)))
+    found = []
+    for plain in out:
+        made.weight_gradient(down, seen, out=plain)
+        found.append((made.outputs(seen, weight, bias), made.input_gradient(down, weight), plain))
+        monkeypatch.setattr(products, "_by_onednn", lambda rows: False)
+    for one, other in zip(*found, strict=True):
+        th.testing.assert_close(one, other)
 
 
 def adam_pair(steps: int, **options: Any) -> tuple[nn.Module, nn.Module, FlatAdam]:
