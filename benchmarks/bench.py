@@ -60,30 +60,35 @@ def ratio_of(found: Row, bar: float | None) -> Row:
     return {**told, "bar": f"ratio >= {bar:g}", "holds": found["ratio"] >= bar}
 
 
-def with_sbx(base: str) -> list[throughput.Variant]:
-    """All variants of a base, and SBX's where it is installed."""
+def variants(base: str, quick: bool) -> list[throughput.Variant]:
+    """All of a base; the compiled one takes a minute; SBX's where it is installed."""
+    slow = [] if quick else [throughput.COMPILED[base]]
     peer = [throughput.SBX[base]] if importlib.util.find_spec("sbx") else []
-    return [*throughput.VARIANTS[base], *peer]
+    return [*throughput.VARIANTS[base], *slow, *peer]
 
 
 def updates(quick: bool) -> list[Row]:
     """The price of one update a call, of every variant at both sizes."""
     rounds, block = (1, 2) if quick else (15, 10)
     sizes = ("hopper",) if quick else tuple(throughput.SIZES)
-    return [
-        row("update", f"{base}, {size}", one["variant"], one["ms"], "CPU ms", **judged)
-        for base in ("sac", "td3")
-        for size in sizes
-        for one in throughput.compete(base, size, rounds, block, variants=with_sbx(base))
-        for judged in [ratio_of(one, one["bar"])]
-    ]
+    found = []
+    for base in ("sac", "td3"):
+        for size in sizes:
+            taken, setting = variants(base, quick), f"{base}, {size}"
+            for one in throughput.compete(base, size, rounds, block, variants=taken):
+                told = (setting, one["variant"])
+                judged = ratio_of(one, one["bar"])
+                found.append(row("update", *told, one["ms"], "CPU ms", **judged))
+                if one["variant"] == throughput.COMPILED[base].label:
+                    found.append(row("update: warm-up", *told, one["warm_up_s"], "wall s"))
+    return found
 
 
 def several(quick: bool) -> list[Row]:
     """The same with eight updates in a call of ``train``."""
     rounds, block = (1, 8) if quick else (9, 16)
     found = throughput.compete(
-        "sac", "hopper", rounds, block, gradient_steps=8, variants=with_sbx("sac")
+        "sac", "hopper", rounds, block, gradient_steps=8, variants=variants("sac", quick)
     )
     return [
         row(

@@ -23,6 +23,13 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.fixture
+def compiler() -> None:
+    """For tests that have torch.compile work, which not every machine can."""
+    if obstacle := importlib.import_module("sb3_ext.engines.compiled").obstacle():
+        pytest.skip(f"torch.compile fails here: {obstacle}")
+
+
+@pytest.fixture
 def import_benchmark(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
     """Imports a script of benchmarks/ by its name; afterwards it and its kin are forgotten."""
     # Last, for benchmarks/coverage.py must not stand for the package, which numba imports.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,15 @@ def test_every_variant_takes_its_turn(import_benchmark: Any) -> None:
         assert [row["variant"] for row in found] == [one.label for one in variants]
         assert found[0]["ratio"] == 1
         assert all(0 < r["ratio_min"] <= r["ratio"] <= r["ratio_max"] for r in found)
+
+
+@pytest.mark.usefixtures("compiler")
+def test_the_compiled_one_is_told_with_its_warm_up(import_benchmark: Any, capsys: Any) -> None:
+    given = ["--stock-only", "--compiled", "--sizes", "hopper", "--rounds", "1", "--block", "2"]
+    assert import_benchmark("throughput").main([*given, "--buffer-size", "10001"]) == 0
+    told = capsys.readouterr().out
+    assert "| hopper | sb3_ext SAC, compiled | " in told
+    assert re.search(r"^sb3_ext SAC, compiled at hopper size: \d+\.\d s of wall time", told, re.M)
 
 
 def test_what_is_below_its_bar_is_told(import_benchmark: Any) -> None:

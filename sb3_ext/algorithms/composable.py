@@ -58,7 +58,8 @@ class Composable(Saving):
     :param engine: how a gradient step is computed. ``"reference"`` equals SB3 to the bit;
         ``"fused"`` is faster and equal up to float32's rounding, for ReLU networks on plain
         features with Adam; ``"auto"`` is that where it fits, on a CPU; ``"fused_bf16"`` multiplies
-        in bfloat16, which is another result (docs/performance.md)
+        in bfloat16, which is another result; ``"compiled"`` is ``"fused"`` by torch.compile, which
+        takes seconds at first and was slower on CPUs (docs/performance.md)
     """
 
     critic: Any

@@ -32,6 +32,8 @@ class FusedStep(ABC):
 
     #: Methods whose bodies are written out here; who replaces one is not served.
     written_out: tuple[str, ...] = ()
+    #: Methods that compute with tensors and do nothing else: what torch.compile may make.
+    arithmetic: tuple[str, ...] = ("target", "critic_gradients", "actor_gradients")
     #: The critics' own loss is this times half the weighted mean square.
     error_scale: float
 
@@ -152,24 +154,41 @@ class FusedStep(ABC):
         :param weights: ``[B, 1]``
         :return: errors ``[n_critics, B, 1]``, from before the step, and the loss
         """
-        seen = [forward(net, rows, self.products) for net in self.critics]
-        errors = td_errors(tuple(outputs[-1] for outputs in seen), target)
-        loss, gradient = self._error_gradient(errors, weights)
-        for net, outputs, one in zip(self.critics, seen, gradient, strict=True):
-            backward(net, outputs, one, self.products)
+        plain = self.algorithm.loss_function is None and self.plain_error
+        gradients = self.critic_gradients if plain else self.variants_gradients
+        errors, loss = gradients(rows, target, weights)
         self.critic.step()
         return errors, loss
 
-    def _error_gradient(self, errors: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """The critics' loss and its gradient by their errors, ``[n_critics, B, 1]``."""
-        if self.algorithm.loss_function is None and self.plain_error:
-            gradient = errors * (weights * (self.error_scale / len(weights)))
-            return 0.5 * (gradient * errors).sum(), gradient
+    def critic_gradients(
+        self, rows: Tensor, target: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Write the gradients of the base's loss; as :meth:`learn_critics` before its step."""
+        seen, errors = self._errors(rows, target)
+        gradient = errors * (weights * (self.error_scale / len(weights)))
+        self._backward(seen, gradient)
+        return errors, 0.5 * (gradient * errors).sum()
+
+    def variants_gradients(
+        self, rows: Tensor, target: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same of a user's or a subclass's loss, which may be any function."""
+        seen, errors = self._errors(rows, target)
         leaf = errors.detach().requires_grad_()
-        with th.enable_grad():  # a loss of the user's is any function
+        with th.enable_grad():
             loss = self.algorithm.weighted_error(leaf, weights)
             (gradient,) = th.autograd.grad(loss, leaf)
-        return loss.detach(), gradient
+        self._backward(seen, gradient)
+        return errors, loss.detach()
+
+    def _errors(self, rows: Tensor, target: Tensor) -> tuple[list[list[Tensor]], Tensor]:
+        """What the layers of each critic see, and the critics' errors."""
+        seen = [forward(net, rows, self.products) for net in self.critics]
+        return seen, td_errors(tuple(outputs[-1] for outputs in seen), target)
+
+    def _backward(self, seen: Sequence[Sequence[Tensor]], gradient: Tensor) -> None:
+        for net, outputs, one in zip(self.critics, seen, gradient, strict=True):
+            backward(net, outputs, one, self.products)
 
 
 def critic_layers(critic: Any) -> list[list[Dense]]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from sb3_ext.algorithms.composable import Composable
     from sb3_ext.engines.actor_critic import FusedStep
 
-ENGINES = ("auto", "reference", "fused", "fused_bf16")
+ENGINES = ("auto", "reference", "fused", "fused_bf16", "compiled")
 
 
 def require_engine(engine: Any) -> None:
@@ -39,6 +39,12 @@ class Engine:
         self.products: Products | None = None
         if self.asked == "auto" and algorithm.device.type != "cpu":
             self._decline(f"on {algorithm.device.type} the fast one has not been measured")
+        elif self.asked == "compiled":
+            from sb3_ext.engines.compiled import CompiledProducts  # seconds, so only where asked
+
+            self.products = CompiledProducts()
+            if algorithm.verbose >= 1:
+                print("engine='compiled': the first updates wait some seconds for torch.compile")
         elif self.asked != "reference":
             self.products = Products(bf16=self.asked == "fused_bf16")
         self.fused = self._made()
@@ -67,6 +73,8 @@ class Engine:
             return None
         try:
             made = of.fused_step(self.products)
+            if made is not None:
+                self.products.prepare(made)
         except EngineError as why:
             self._decline(str(why))
             return None

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch as th
 from torch import Tensor
 
 from sb3_ext.inference import onednn_layer
+
+if TYPE_CHECKING:
+    from sb3_ext.engines.actor_critic import FusedStep
 
 #: Products of matrices no wider than this are made of memory traffic: a plain call is faster.
 _THIN = 8
@@ -33,10 +37,9 @@ class Products:
         """
         if self._rounds(weight):
             return (rows.bfloat16() @ weight.bfloat16().t()).float().add_(bias)
-        if min(weight.shape) <= _THIN or not _by_onednn(rows):
+        if min(weight.shape) <= _THIN or not self._by_onednn(rows):
             return th.addmm(bias, rows, weight.t())
-        found: Tensor = onednn_layer()(rows, weight, bias, "none", [], "")
-        return found
+        return self._onednn(rows, weight, bias)
 
     def input_gradient(self, gradient: Tensor, weight: Tensor) -> Tensor:
         """``gradient @ weight``: what the rows of a layer get.
@@ -54,25 +57,33 @@ class Products:
         :param rows: ``[n, in]``
         :param out: ``[out, in]``, written
         """
-        if min(out.shape) <= _THIN or not (self.bf16 or _by_onednn(rows)):
+        if min(out.shape) <= _THIN or not (self.bf16 or self._by_onednn(rows)):
             th.mm(gradient.t(), rows, out=out)
         elif rows.shape[1] < gradient.shape[1] / 2:  # fewer numbers to turn round in memory
             out.copy_(self._times(rows.t(), gradient).t())
         else:
             out.copy_(self._times(gradient.t(), rows))
 
+    def prepare(self, step: FusedStep) -> None:
+        """Do what must be done with a step that is to multiply so, before its first update."""
+
     def _times(self, left: Tensor, right: Tensor) -> Tensor:
         if self._rounds(right):
             return (left.bfloat16() @ right.bfloat16()).float()
-        if min(right.shape) <= _THIN or not _by_onednn(left):
+        if min(right.shape) <= _THIN or not self._by_onednn(left):
             return left @ right
-        found: Tensor = onednn_layer()(left, right.t(), None, "none", [], "")
-        return found
+        return self._onednn(left, right.t(), None)
 
     def _rounds(self, matrix: Tensor) -> bool:
         return self.bf16 and min(matrix.shape) > _THIN and matrix.dtype == th.float32
 
+    def _by_onednn(self, rows: Tensor) -> bool:
+        fits = rows.dtype == th.float32 and rows.device.type == "cpu"
+        return fits and self._has_onednn()
 
-def _by_onednn(rows: Tensor) -> bool:
-    fits = rows.dtype == th.float32 and rows.device.type == "cpu"
-    return fits and onednn_layer() is not None
+    def _has_onednn(self) -> bool:
+        return onednn_layer() is not None
+
+    def _onednn(self, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        found: Tensor = onednn_layer()(rows, weight, bias, "none", [], "")
+        return found

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sb3_ext.engines.actor_critic import FusedStep, require_plain_features
 from sb3_ext.engines.flat import FlatAdam, FlatParameters
-from sb3_ext.engines.gaussian import draw, parameter_gradient
+from sb3_ext.engines.gaussian import Squashed, draw, parameter_gradient
 from sb3_ext.engines.mlp import (
     Dense,
     backward,
@@ -107,8 +107,7 @@ class FusedSAC(FusedStep):
 
         value, by_action = self._actor_value(features, own.actions)
         actor_loss = (alpha * log_prob - value).mean()
-        gradient = parameter_gradient(own, by_action, alpha / n)
-        backward(self.actor_layers, [rows[:n] for rows in seen], gradient, self.products)
+        self.actor_gradients(seen, own, by_action, alpha / n)
         self.actor.step()
 
         if of.clock.update % of.target_update_interval == 0:
@@ -116,6 +115,21 @@ class FusedSAC(FusedStep):
 
         metrics |= {"actor_loss": actor_loss, "critic_loss": critic_loss}
         return Step(errors.squeeze(-1).T, metrics)
+
+    def actor_gradients(
+        self, seen: list[Tensor], own: Squashed, by_action: Tensor, log_prob: Tensor
+    ) -> None:
+        """Write the gradients of the actor's loss.
+
+        :param seen: what the actor's layers saw; its first B rows are those of s
+        :param own: the actions in s
+        :param by_action: the gradient of the value's part, ``[B, A]``
+        :param log_prob: that of the density's part
+        """
+        gradient = parameter_gradient(own, by_action, log_prob)
+        backward(
+            self.actor_layers, [rows[: len(by_action)] for rows in seen], gradient, self.products
+        )
 
     def _learn_alpha(self, log_prob: Tensor) -> dict[str, Tensor]:
         of, adam = self.algorithm, self.alpha

@@ -67,14 +67,15 @@ class FusedTD3(FusedStep):
         metrics = {"critic_loss": critic_loss}
 
         if of._n_updates % of.policy_delay == 0:
-            metrics["actor_loss"] = self._learn_actor(features)
+            metrics["actor_loss"] = self.actor_gradients(features)
+            self.actor.step()
             self.critic_target.follow(self.critic, of.tau)
             self.actor_target.follow(self.actor, of.tau)
 
         return Step(errors.squeeze(-1).T, metrics)
 
-    def _learn_actor(self, features: Tensor) -> Tensor:
-        """The actor's step up the first critic's value; gives its loss."""
+    def actor_gradients(self, features: Tensor) -> Tensor:
+        """Write the gradients of the actor's loss, minus the first critic's value; gives it."""
         n, width, critic = *features.shape, self.critics[0]
         seen = forward(self.actor_layers, features, self.products)
         actions = seen[-1].tanh()
@@ -83,7 +84,6 @@ class FusedTD3(FusedStep):
         by_action = input_gradient(critic, judged, down, width, self.products)
         gradient = by_action * (1 - actions.square())
         backward(self.actor_layers, seen, gradient, self.products)
-        self.actor.step()
         return -judged[-1].mean()
 
 

@@ -12,7 +12,7 @@ import torch as th
 from torch import nn
 from torch.distributions import Normal
 
-from sb3_ext.engines import gaussian, mlp, products
+from sb3_ext.engines import gaussian, mlp
 from sb3_ext.engines.flat import FlatAdam, FlatParameters
 from sb3_ext.engines.products import Products
 from sb3_ext.errors import EngineError
@@ -158,7 +158,7 @@ def test_bf16_does_not_depend_on_onednn(monkeypatch: pytest.MonkeyPatch) -> None
     for plain in out:
         made.weight_gradient(down, seen, out=plain)
         found.append((made.outputs(seen, weight, bias), made.input_gradient(down, weight), plain))
-        monkeypatch.setattr(products, "_by_onednn", lambda rows: False)
+        monkeypatch.setattr(Products, "_by_onednn", lambda self, rows: False)
     for one, other in zip(*found, strict=True):
         th.testing.assert_close(one, other)
 

@@ -101,11 +101,11 @@ def begin_alike(one: Any, other: Any) -> None:
     other._current_progress_remaining = one._current_progress_remaining
 
 
-@pytest.mark.parametrize(("cls", "setting"), CASES)
-def test_an_update_is_the_references(cls: Any, setting: dict[str, Any]) -> None:
+def require_the_references_updates(engine: str, cls: Any, setting: dict[str, Any]) -> Any:
+    """Each update from the same state with the same draws; gives the engine's model."""
     setting = dict(setting)
     updates = setting.pop("updates", 40)
-    reference, fused = (made(cls, engine, **setting) for engine in ("reference", "fused"))
+    reference, fused = (made(cls, name, **setting) for name in ("reference", engine))
     reference.learn(90)
     fused._setup_learn(90)
     fused.replay_buffer = reference.replay_buffer
@@ -135,6 +135,12 @@ def test_an_update_is_the_references(cls: Any, setting: dict[str, Any]) -> None:
     assert reference.stepper() is reference
     if "lfiw/active" in fused.logger.name_to_value:
         assert fused.logger.name_to_value["lfiw/active"] == 1
+    return fused
+
+
+@pytest.mark.parametrize(("cls", "setting"), CASES)
+def test_an_update_is_the_references(cls: Any, setting: dict[str, Any]) -> None:
+    require_the_references_updates("fused", cls, setting)
 
 
 def test_a_tie_of_the_critics_goes_to_the_one_that_sb3_takes() -> None:

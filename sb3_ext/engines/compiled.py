@@ -1,0 +1,80 @@
+"""``engine="compiled"``: the arithmetic of a fast step by torch.compile. Torch only.
+
+Draws, decisions that look at values and Adam, which is one call as it is, stay outside. oneDNN's
+product is an operation of our own inside: inductor takes torch's for frozen weights only.
+
+Imported when it is asked for, since torch.compile takes seconds to import.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING
+
+import torch as th
+from torch import Tensor
+
+from sb3_ext.engines.products import Products
+from sb3_ext.errors import EngineError
+from sb3_ext.inference import onednn_layer
+
+if TYPE_CHECKING:
+    from sb3_ext.engines.actor_critic import FusedStep
+
+# Not by torch.library.custom_op, whose checks cost as much as a small product.
+_LIBRARY = th.library.Library("sb3_ext", "DEF")  # torch forgets the operation along with it
+_LIBRARY.define("onednn_linear(Tensor rows, Tensor weight, Tensor? bias) -> Tensor")
+
+
+def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    found: Tensor = onednn_layer()(rows, weight, bias, "none", [], "")
+    return found
+
+
+def _shape(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return rows.new_empty(rows.shape[0], weight.shape[0])
+
+
+_LIBRARY.impl("onednn_linear", _product, "CPU")
+_LIBRARY.impl("onednn_linear", _shape, "Meta")
+
+
+@dataclass(frozen=True)
+class CompiledProducts(Products):
+    """The same products, in calls that torch.compile takes."""
+
+    onednn: bool = field(default_factory=lambda: onednn_layer() is not None)
+
+    def _has_onednn(self) -> bool:
+        return self.onednn
+
+    def _onednn(self, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        found: Tensor = th.ops.sb3_ext.onednn_linear(rows, weight, bias)
+        return found
+
+    def prepare(self, step: FusedStep) -> None:
+        """Have torch.compile make the step's arithmetic; it does so at the first updates.
+
+        :raises EngineError: if torch.compile cannot work here, saying why
+        """
+        if why := obstacle():
+            raise EngineError(f"torch.compile, which needs a C++ compiler, fails here: {why}")
+        for name in step.arithmetic:
+            setattr(step, name, th.compile(getattr(step, name)))
+
+
+@cache
+def obstacle() -> str:
+    """Why the smallest program cannot be compiled; empty if it can.
+
+    Asked when the model is made: of a missing compiler one would hear at the first update only.
+    """
+    try:
+        with warnings.catch_warnings():  # of torch about itself, while it imports the compiler
+            warnings.simplefilter("ignore")
+            th.compile(lambda x: x + 1)(th.zeros(2))
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    return ""
