@@ -171,6 +171,10 @@ class Composable(Saving):
         """
         return None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles get: an engine is bound to this model's tensors, so a new one."""
+        return {**self.__dict__, "chosen_engine": None}
+
     def stepper(self) -> Composable | FusedStep:
         """Whose ``gradient_step`` it is: the chosen engine's, or the base's own."""
         if self.chosen_engine is None or self.chosen_engine.asked != self.engine:

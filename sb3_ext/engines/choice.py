@@ -43,11 +43,11 @@ class Engine:
             from sb3_ext.engines.compiled import CompiledProducts  # seconds, so only where asked
 
             self.products = CompiledProducts()
-            if algorithm.verbose >= 1:
-                print("engine='compiled': the first updates wait some seconds for torch.compile")
         elif self.asked != "reference":
             self.products = Products(bf16=self.asked == "fused_bf16")
         self.fused = self._made()
+        if self.asked == "compiled" and algorithm.verbose >= 1:
+            print("engine='compiled': the first updates wait some seconds for torch.compile")
 
     def ready(self) -> FusedStep | None:
         """The fast step, its memory in order; None where the base's own step is to be taken.

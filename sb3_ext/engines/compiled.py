@@ -17,14 +17,13 @@ import torch as th
 from torch import Tensor
 
 from sb3_ext.engines.products import Products
-from sb3_ext.errors import EngineError
 from sb3_ext.inference import onednn_layer
 
 if TYPE_CHECKING:
     from sb3_ext.engines.actor_critic import FusedStep
 
 # Not by torch.library.custom_op, whose checks cost as much as a small product.
-_LIBRARY = th.library.Library("sb3_ext", "DEF")  # torch forgets the operation along with it
+_LIBRARY = th.library.Library("sb3_ext", "FRAGMENT")  # torch forgets what it defines along with it
 _LIBRARY.define("onednn_linear(Tensor rows, Tensor weight, Tensor? bias) -> Tensor")
 
 
@@ -57,10 +56,14 @@ class CompiledProducts(Products):
     def prepare(self, step: FusedStep) -> None:
         """Have torch.compile make the step's arithmetic; it does so at the first updates.
 
-        :raises EngineError: if torch.compile cannot work here, saying why
+        :raises ValueError: if torch.compile cannot work here, saying why
         """
         if why := obstacle():
-            raise EngineError(f"torch.compile, which needs a C++ compiler, fails here: {why}")
+            raise ValueError(
+                "engine='compiled' needs torch.compile, and that a C++ compiler; it fails here: "
+                f"{why}. engine='fused' is the same step without it, for a saved model, too: "
+                "load(path, engine='fused')"
+            )
         for name in step.arithmetic:
             setattr(step, name, th.compile(getattr(step, name)))
 
@@ -76,5 +79,5 @@ def obstacle() -> str:
             warnings.simplefilter("ignore")
             th.compile(lambda x: x + 1)(th.zeros(2))
     except Exception as error:
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
     return ""

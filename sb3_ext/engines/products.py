@@ -65,7 +65,10 @@ class Products:
             out.copy_(self._times(gradient.t(), rows))
 
     def prepare(self, step: FusedStep) -> None:
-        """Do what must be done with a step that is to multiply so, before its first update."""
+        """Do what must be done with a step that is to multiply so, before its first update.
+
+        :raises ValueError: if that cannot be done on this machine
+        """
 
     def _times(self, left: Tensor, right: Tensor) -> Tensor:
         if self._rounds(right):
