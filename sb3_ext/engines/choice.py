@@ -40,7 +40,8 @@ class Engine:
         if self.asked == "auto" and algorithm.device.type != "cpu":
             self._decline(f"on {algorithm.device.type} the fast one has not been measured")
         elif self.asked == "compiled":
-            from sb3_ext.engines.compiled import CompiledProducts  # seconds, so only where asked
+            # Here, since importing it makes an operation known to torch.
+            from sb3_ext.engines.compiled import CompiledProducts
 
             self.products = CompiledProducts()
         elif self.asked != "reference":

@@ -3,7 +3,7 @@
 Draws, decisions that look at values and Adam, which is one call as it is, stay outside. oneDNN's
 product is an operation of our own inside: inductor takes torch's for frozen weights only.
 
-Imported when it is asked for, since torch.compile takes seconds to import.
+Imported when it is asked for, since it makes an operation known to torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sb3_ext.inference import onednn_layer
 if TYPE_CHECKING:
     from sb3_ext.engines.actor_critic import FusedStep
 
-# Not by torch.library.custom_op, whose checks cost as much as a small product.
+# torch.library.custom_op would do the same, with more checks in every call.
 _LIBRARY = th.library.Library("sb3_ext", "FRAGMENT")  # torch forgets what it defines along with it
 _LIBRARY.define("onednn_linear(Tensor rows, Tensor weight, Tensor? bias) -> Tensor")
 
