@@ -6,6 +6,8 @@ A minute, most of it torch.compile's; so few settings, and those that compile so
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,6 +50,20 @@ def test_an_update_is_the_references(cls: Any, setting: dict[str, Any]) -> None:
     # Targets, critics, actor, each once; a loss of the user's is any function.
     assert counters["stats"]["unique_graphs"] == 3 - ("critic_loss" in setting)
     assert not counters["graph_break"]
+
+
+@pytest.mark.usefixtures("compiler")
+def test_it_leaves_the_rest_of_torch_as_it_was() -> None:
+    """Dynamo turns off the checks of distributions, by which SB3's policies tell of NaN."""
+    code = (
+        "import torch as th\n"
+        "from sb3_ext import SAC\n"
+        "model = SAC('MlpPolicy', 'Pendulum-v1', engine='compiled', learning_starts=20)\n"
+        "model.learn(22)\n"
+        "th.distributions.Normal(th.tensor(th.nan), 1.0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "ValueError: Expected parameter loc" in done.stderr
 
 
 @pytest.mark.usefixtures("compiler")
