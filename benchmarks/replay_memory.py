@@ -42,8 +42,8 @@ from stable_baselines3.common.logger import configure
 import sb3_ext
 
 GIB = 2**30
-BAR_GIB, BAR_LENGTH = 1.6, 1000  # 1.4 of the buffer; networks, optimisers, what an update loads
-BATCH_SIZE, UPDATES = 256, 20
+BAR_GIB, BAR_LENGTH = 1.5, 1000  # 1.4 of the buffer; networks, optimisers, what an update loads
+BATCH_SIZE, UPDATES = 256, 200
 OBSERVATION, ACTION = throughput.SIZES["humanoid"]
 SAVING = {
     "optimize_memory_usage": True,

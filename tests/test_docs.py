@@ -12,6 +12,7 @@ import pytest
 from stable_baselines3.common.logger import configure
 
 from sb3_ext import LFIWSAC, LikelihoodFree, registry
+from tests.compiler import missing
 from tests.environments import make_env
 
 ROOT = Path(__file__).parents[1]
@@ -101,6 +102,8 @@ def test_the_index_links_every_page():
 @pytest.mark.parametrize("page", [ROOT / "README.md", PERFORMANCE, *METHODS, *GUIDES], ids=relative)
 def test_every_python_block_runs(page, tmp_path):
     blocks = [code for kind, code in FENCE.findall(page.read_text("utf-8")) if kind == "python"]
+    if missing():  # what the page says of this engine; everything else runs
+        blocks = [code for code in blocks if 'engine="compiled"' not in code]
     assert blocks
     paths = []
     for number, code in enumerate(blocks, start=1):

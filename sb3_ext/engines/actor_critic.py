@@ -33,7 +33,7 @@ class FusedStep(ABC):
     #: Methods whose bodies are written out here; who replaces one is not served.
     written_out: tuple[str, ...] = ()
     #: Methods that compute with tensors and do nothing else: what torch.compile may make.
-    arithmetic: tuple[str, ...] = ("target", "critic_gradients", "actor_gradients")
+    arithmetic: tuple[str, ...] = ("target", "critic_gradients")
     #: The critics' own loss is this times half the weighted mean square.
     error_scale: float
 
@@ -182,11 +182,12 @@ class FusedStep(ABC):
         return errors, loss.detach()
 
     def _errors(self, rows: Tensor, target: Tensor) -> tuple[list[list[Tensor]], Tensor]:
-        """What the layers of each critic see, and the critics' errors."""
+        """What the layers of each critic see, and the errors ``[n_critics, B, 1]``."""
         seen = [forward(net, rows, self.products) for net in self.critics]
         return seen, td_errors(tuple(outputs[-1] for outputs in seen), target)
 
     def _backward(self, seen: Sequence[Sequence[Tensor]], gradient: Tensor) -> None:
+        """Write the critics' gradients, from that of their errors ``[n_critics, B, 1]``."""
         for net, outputs, one in zip(self.critics, seen, gradient, strict=True):
             backward(net, outputs, one, self.products)
 

@@ -28,6 +28,7 @@ _LIBRARY.define("onednn_linear(Tensor rows, Tensor weight, Tensor? bias) -> Tens
 
 
 def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``rows [n, in] @ weight.T [in, out] + bias [out]``, as ``[n, out]``."""
     found: Tensor = onednn_layer()(rows, weight, bias, "none", [], "")
     return found
 
@@ -60,7 +61,8 @@ class CompiledProducts(Products):
         """
         if why := obstacle():
             raise ValueError(
-                "engine='compiled' needs torch.compile, and that a C++ compiler; it fails here: "
+                "engine='compiled' needs torch.compile, and that a C++ compiler and Python's "
+                "headers; it fails here: "
                 f"{why}. engine='fused' is the same step without it, for a saved model, too: "
                 "load(path, engine='fused')"
             )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch as th
 from stable_baselines3.sac.policies import Actor
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sb3_ext.engines.actor_critic import FusedStep, require_plain_features
 from sb3_ext.engines.flat import FlatAdam, FlatParameters
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from sb3_ext.algorithms.sac import SAC
 
 
+#: Rows that go back through one critic come in multiples of this many.
+ROW_STEP = 32
+
+
 class FusedSAC(FusedStep):
     """``SAC.gradient_step`` for ReLU networks on plain features."""
 
@@ -40,6 +45,7 @@ class FusedSAC(FusedStep):
         "entropy_coefficient",
         "learn_entropy_coefficient",
     )
+    arithmetic = (*FusedStep.arithmetic, "actor_gradients")
     error_scale = 1.0
     algorithm: SAC
 
@@ -121,10 +127,11 @@ class FusedSAC(FusedStep):
     ) -> None:
         """Write the gradients of the actor's loss.
 
-        :param seen: what the actor's layers saw; its first B rows are those of s
-        :param own: the actions in s
+        :param seen: what the actor's layers saw, each ``[B or 2 B, width]``; the first B rows
+            are those of s
+        :param own: the actions in s, of B rows
         :param by_action: the gradient of the value's part, ``[B, A]``
-        :param log_prob: that of the density's part
+        :param log_prob: that of the density's part, a scalar
         """
         gradient = parameter_gradient(own, by_action, log_prob)
         backward(
@@ -153,12 +160,14 @@ class FusedSAC(FusedStep):
         by_action = th.empty_like(actions)
         for index, (net, outputs) in enumerate(zip(self.critics, seen, strict=True)):
             chosen = (least.indices[:, 0] == index).nonzero()[:, 0]
-            part = [one.index_select(0, chosen) for one in outputs[1:-1]]
-            gradient = features.new_full((len(chosen), 1), -1 / n)
+            # oneDNN makes and keeps a kernel for each number of rows: filled up with row 0.
+            filled = functional.pad(chosen, (0, -len(chosen) % ROW_STEP))
+            part = [one.index_select(0, filled) for one in outputs[1:-1]]
+            gradient = features.new_full((len(filled), 1), -1 / n)
             found = input_gradient(
                 net, [rows, *part, gradient], gradient, features.shape[1], self.products
             )
-            by_action.index_copy_(0, chosen, found)
+            by_action.index_copy_(0, chosen, found[: len(chosen)])
         return least.values, by_action
 
 

@@ -23,6 +23,7 @@ class FusedTD3(FusedStep):
     """``TD3.gradient_step`` for ReLU networks on plain features."""
 
     written_out = ("gradient_step", "critic_errors", "together", "next_actions", "actor_value")
+    arithmetic = (*FusedStep.arithmetic, "actor_gradients")
     error_scale = 2.0
     algorithm: TD3
 
@@ -75,7 +76,11 @@ class FusedTD3(FusedStep):
         return Step(errors.squeeze(-1).T, metrics)
 
     def actor_gradients(self, features: Tensor) -> Tensor:
-        """Write the gradients of the actor's loss, minus the first critic's value; gives it."""
+        """Write the gradients of the actor's loss, minus the first critic's mean value.
+
+        :param features: of the observations, ``[B, F]``
+        :return: the loss, a scalar
+        """
         n, width, critic = *features.shape, self.critics[0]
         seen = forward(self.actor_layers, features, self.products)
         actions = seen[-1].tanh()

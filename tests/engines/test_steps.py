@@ -16,6 +16,8 @@ from sb3_ext.algorithms.dqn import DQN
 from sb3_ext.algorithms.sac import SAC
 from sb3_ext.algorithms.td3 import DDPG, TD3
 from sb3_ext.engines.actor_critic import FusedStep
+from sb3_ext.engines.products import Products
+from sb3_ext.engines.sac import ROW_STEP
 from sb3_ext.errors import NonFiniteError
 from sb3_ext.plugins.lfiw.algorithms import LFIWDQN, LFIWSAC, LFIWTD3
 from tests.environments import make_env
@@ -101,8 +103,8 @@ def begin_alike(one: Any, other: Any) -> None:
     other._current_progress_remaining = one._current_progress_remaining
 
 
-def require_the_references_updates(engine: str, cls: Any, setting: dict[str, Any]) -> Any:
-    """Each update from the same state with the same draws; gives the engine's model."""
+def require_the_references_updates(engine: str, cls: Any, setting: dict[str, Any]) -> None:
+    """Each update of an engine, from the same state and with the same draws."""
     setting = dict(setting)
     updates = setting.pop("updates", 40)
     reference, fused = (made(cls, name, **setting) for name in ("reference", engine))
@@ -135,7 +137,6 @@ def require_the_references_updates(engine: str, cls: Any, setting: dict[str, Any
     assert reference.stepper() is reference
     if "lfiw/active" in fused.logger.name_to_value:
         assert fused.logger.name_to_value["lfiw/active"] == 1
-    return fused
 
 
 @pytest.mark.parametrize(("cls", "setting"), CASES)
@@ -156,6 +157,23 @@ def test_a_tie_of_the_critics_goes_to_the_one_that_sb3_takes() -> None:
     assert len(names) == 16
     for name in names:
         th.testing.assert_close(mine[name], theirs[name], rtol=1e-3, atol=1e-7)
+
+
+def test_products_have_few_shapes() -> None:
+    """oneDNN makes and keeps a kernel for each: memory, and the time to make it."""
+    shapes: set[tuple[int, ...]] = set()
+
+    class Seen(Products):
+        def input_gradient(self, gradient: th.Tensor, weight: th.Tensor) -> th.Tensor:
+            shapes.add((*gradient.shape, *weight.shape))
+            return super().input_gradient(gradient, weight)
+
+    model = made(SAC, "fused", batch_size=100).learn(90)
+    model.chosen_engine.fused.products = Seen()
+    model.train(50, 100)
+    rows = {shape[0] for shape in shapes}
+    assert len(rows) > 2  # the split between the critics does change
+    assert all(n == 100 or n % ROW_STEP == 0 for n in rows)
 
 
 @pytest.mark.parametrize("cls", [SAC, TD3, LFIWSAC])
